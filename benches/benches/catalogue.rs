@@ -1,0 +1,44 @@
+//! Loading a catalogue of 100 000 tenants and 300 000 keys, and what it costs in memory.
+#![allow(missing_docs, reason = "criterion's macros make undocumented items")]
+#![allow(clippy::print_stdout, reason = "the memory figures go beside criterion's own lines")]
+
+use criterion::{Criterion, SamplingMode, criterion_group, criterion_main};
+use orbit_benches::{catalogue, settings};
+use orbit_policy::{Nanos, Policy, check};
+
+#[global_allocator]
+static ALLOCATOR: jemallocator::Jemalloc = jemallocator::Jemalloc;
+
+const TENANTS: usize = 100_000;
+const KEYS_EACH: usize = 3;
+
+/// Bytes the program has allocated and not freed.
+fn allocated() -> usize {
+    jemalloc_ctl::epoch::advance().expect("jemalloc keeps statistics");
+    jemalloc_ctl::stats::allocated::read().expect("jemalloc keeps statistics")
+}
+
+fn load(c: &mut Criterion) {
+    let (sources, _) = catalogue(TENANTS, KEYS_EACH, 0);
+    let text: usize = sources.iter().map(|source| source.text.len()).sum();
+    let before = allocated();
+    let policy = Policy::new(&sources, &settings()).expect("valid");
+    let bytes = allocated() - before;
+    let keys = TENANTS * KEYS_EACH;
+    println!(
+        "catalogue of {TENANTS} tenants and {keys} keys: {} MB of documents, {} MB in memory, {} bytes per key",
+        text / 1_000_000,
+        bytes / 1_000_000,
+        bytes / keys
+    );
+    let mut group = c.benchmark_group("catalogue of 100 000 tenants, 300 000 keys");
+    group.sample_size(10).sampling_mode(SamplingMode::Flat);
+    group.bench_function("check", |b| b.iter(|| check(&sources).expect("valid")));
+    group.bench_function("apply over itself", |b| {
+        b.iter(|| policy.apply(&sources, Nanos(0)).expect("valid"));
+    });
+    group.finish();
+}
+
+criterion_group!(benches, load);
+criterion_main!(benches);

@@ -1,0 +1,96 @@
+//! What the benchmarks share: catalogues of any size, written the way an operator would.
+
+use std::fmt::Write;
+
+use orbit_policy::{ApiKey, Policy, PolicySettings, Source};
+
+/// The six levels of limits a key can have above it, narrowest first.
+pub const LEVELS: [&str; 6] =
+    ["team", "department", "business_unit", "subsidiary", "holding", "plan"];
+
+/// Settings with room for any client.
+pub fn settings() -> PolicySettings {
+    PolicySettings { max_dynamic_keys: 100_000, hash_key: [7; 16] }
+}
+
+const PRODUCTS: &str = r#"
+[[app]]
+id = "crm"
+[[upstream]]
+id = "u"
+peers = [{ address = "127.0.0.1:1" }]
+[[route]]
+id = "r"
+path = "/crm"
+app = "crm"
+upstream = "u"
+"#;
+
+const LIMIT: &str =
+    r#"limits = [{ name = "requests", rate = 9_000_000, per = "second", burst = 4_000_000 }]"#;
+
+/// A policy in which one key meets exactly `levels` limits (1 to 7), and a request of that key.
+pub fn chain(levels: usize) -> (Policy, ApiKey) {
+    let key = ApiKey::generate("bench").expect("randomness");
+    let limit = |index: usize| if index < levels { LIMIT } else { "" };
+    let mut text = format!("{PRODUCTS}[[plan]]\nid = \"p\"\n{}\n", limit(6));
+    for index in (0..5).rev() {
+        let parent = match index {
+            4 => "plan = \"p\"".to_owned(),
+            _ => format!("parent = \"{}\"", LEVELS[index + 1]),
+        };
+        let id = LEVELS[index];
+        writeln!(text, "[[tenant]]\nid = \"{id}\"\n{parent}\n{}", limit(index + 1))
+            .expect("writing to a string");
+    }
+    writeln!(
+        text,
+        "[[key]]\nid = \"{}\"\ntenant = \"team\"\nhash = \"{}\"\n{}",
+        key.id,
+        key.hash,
+        limit(0)
+    )
+    .expect("writing to a string");
+    let sources = [Source { file: "bench.toml".into(), text }];
+    (Policy::new(&sources, &settings()).expect("valid"), key)
+}
+
+/// Documents of `tenants` tenants in holdings of a hundred, with `keys_each` keys for each, and
+/// the first `known` of the keys.
+pub fn catalogue(tenants: usize, keys_each: usize, known: usize) -> (Vec<Source>, Vec<ApiKey>) {
+    let mut text = format!("{PRODUCTS}[[plan]]\nid = \"p\"\n{LIMIT}\n");
+    for index in 0..tenants {
+        let parent = match index % 100 {
+            0 => "plan = \"p\"".to_owned(),
+            _ => format!("parent = \"tenant-{:07}\"", index - index % 100),
+        };
+        write!(text, "[[tenant]]\nid = \"tenant-{index:07}\"\n{parent}\n{LIMIT}\n\n")
+            .expect("writing to a string");
+    }
+    let mut keys = Vec::with_capacity(known);
+    let spare = ApiKey::generate("bench").expect("randomness");
+    let mut key_text = String::new();
+    for index in 0..tenants * keys_each {
+        // Spread over the whole catalogue, so that look-ups are not neighbours.
+        let place = (index * 7_919) % (tenants * keys_each).max(1);
+        let (id, hash) = if keys.len() < known {
+            let key = ApiKey::generate("bench").expect("randomness");
+            let written = (key.id.to_string(), key.hash.to_string());
+            keys.push(key);
+            written
+        } else {
+            (format!("k{index:09}"), spare.hash.to_string())
+        };
+        let tenant = place / keys_each;
+        write!(
+            key_text,
+            "[[key]]\nid = \"{id}\"\ntenant = \"tenant-{tenant:07}\"\nhash = \"{hash}\"\n\n"
+        )
+        .expect("writing to a string");
+    }
+    let sources = vec![
+        Source { file: "tenants.toml".into(), text },
+        Source { file: "keys.toml".into(), text: key_text },
+    ];
+    (sources, keys)
+}

@@ -1,0 +1,20 @@
+//! The Orbit gateway: what stands between clients and upstreams, and what operators hold on to.
+//!
+//! The proxy itself ([`server`], [`proxy`], [`upstreams`]) identifies, routes, admits, forwards and
+//! records. Around it stand its [`settings`], the one path by which policy comes into force
+//! ([`reload`]), the operators' API ([`admin`]), log and metrics ([`telemetry`]), the usage database
+//! ([`storage`]) and the command line ([`cli`]). It is a library so that tests and benchmarks use the
+//! same parts as the `orbit` binary, which is only `main`.
+
+pub mod admin;
+pub mod cli;
+pub mod clock;
+pub mod demo;
+pub mod proxy;
+pub mod reload;
+pub mod run;
+pub mod server;
+pub mod settings;
+pub mod storage;
+pub mod telemetry;
+pub mod upstreams;

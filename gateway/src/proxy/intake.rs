@@ -1,0 +1,146 @@
+//! From a request's header to its admission, and what of the header goes on to the upstream.
+
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST};
+use http::{HeaderMap, StatusCode};
+use orbit_policy::{Call, Decision, Denial};
+use pingora::Result;
+use pingora::http::RequestHeader;
+use pingora::proxy::Session;
+
+use super::Edge;
+use super::exchange::Exchange;
+use super::problem::{Problem, REDUCED_CAPACITY};
+use super::trace;
+use crate::settings::OnFull;
+
+/// Names of our own: a client's are stripped, ours are sent on.
+const OUR_PREFIX: &str = "x-orbit-";
+const KEY_FIELD: &str = "x-api-key";
+const BEARER: &[u8] = b"Bearer ";
+
+/// What came of a request's header.
+pub enum Intake {
+    /// To be forwarded; the admission is in the exchange.
+    Admitted,
+    /// Refused by policy.
+    Denied(Denial),
+    /// Refused before any policy was asked: the answer, and the reason to count.
+    Unfit(Problem, &'static str),
+}
+
+/// Checks a header's size, then asks the policy.
+pub fn take_in(edge: &Edge, session: &Session, ctx: &mut Exchange) -> Intake {
+    let header = session.req_header();
+    if let Some((problem, reason)) = unfit(edge, header, ctx) {
+        return Intake::Unfit(problem, reason);
+    }
+    let (key, key_field) = presented_key(&header.headers);
+    ctx.key_field = key_field;
+    let call = Call {
+        key,
+        host: host(header),
+        path: header.uri.path(),
+        method: header.method.as_str(),
+        client: ctx.client_ip(edge, session),
+        header: &|name| header.headers.get(name).map(http::HeaderValue::as_bytes),
+        now: ctx.started.mono,
+    };
+    match edge.policy.decide(&call) {
+        Decision::Admit(admission) => {
+            ctx.admission = Some(admission);
+            Intake::Admitted
+        }
+        Decision::Deny(denial) => Intake::Denied(denial),
+    }
+}
+
+fn unfit(
+    edge: &Edge,
+    header: &RequestHeader,
+    ctx: &mut Exchange,
+) -> Option<(Problem, &'static str)> {
+    let limits = &edge.limits;
+    let mut bytes = header.raw_path().len();
+    let mut fields = 0;
+    for (name, value) in &header.headers {
+        fields += 1;
+        bytes += name.as_str().len() + value.len() + 4;
+        ctx.has_forged_fields |= name.as_str().starts_with(OUR_PREFIX);
+    }
+    if fields > limits.max_headers || bytes > limits.max_header_bytes {
+        let (most, size) = (limits.max_headers, limits.max_header_bytes);
+        let detail = format!("At most {most} header fields of {size} bytes in all are accepted.");
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        return Some((Problem::new(status, "header-too-large", detail), "header_too_large"));
+    }
+    let length = header.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+    let length: Option<u64> = length.and_then(|length| length.parse().ok());
+    if length.is_some_and(|length| length > limits.max_body_bytes) {
+        return Some((body_too_large(), "body_too_large"));
+    }
+    if edge.on_full == OnFull::Refuse && edge.journal.is_full() {
+        let detail = "Usage cannot be recorded at the moment, so nothing is served.";
+        let problem = Problem::of_type(StatusCode::SERVICE_UNAVAILABLE, REDUCED_CAPACITY, detail);
+        return Some((problem.header("Retry-After", "1"), "journal_full"));
+    }
+    None
+}
+
+/// The answer to a body over the limit.
+pub fn body_too_large() -> Problem {
+    let detail = "The body is larger than this gateway accepts.";
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", detail)
+}
+
+/// `Authorization: Bearer orb_…` or else `X-Api-Key`. A bearer token that is not of our form is
+/// the upstream's affair where the other field holds a key.
+fn presented_key(headers: &HeaderMap) -> (Option<&[u8]>, Option<&'static str>) {
+    let bearer = headers.get(AUTHORIZATION).map(http::HeaderValue::as_bytes).and_then(|value| {
+        let (scheme, token) = value.split_at_checked(BEARER.len())?;
+        scheme.eq_ignore_ascii_case(BEARER).then_some(token)
+    });
+    let own = headers.get(KEY_FIELD).map(http::HeaderValue::as_bytes);
+    match (bearer, own) {
+        (Some(token), _) if token.starts_with(b"orb_") => (bearer, Some("authorization")),
+        (_, Some(_)) => (own, Some(KEY_FIELD)),
+        (Some(_), None) => (bearer, Some("authorization")),
+        (None, None) => (None, None),
+    }
+}
+
+fn host(header: &RequestHeader) -> &str {
+    let authority = header.uri.authority().map(http::uri::Authority::as_str);
+    let field = || header.headers.get(HOST).and_then(|host| host.to_str().ok());
+    authority.or_else(field).unwrap_or_default()
+}
+
+/// Takes the client's key and whatever it sent under our names off the request, and puts the
+/// tenant's identity, the request's id and its trace on it.
+pub fn prepare_upstream(
+    session: &Session,
+    request: &mut RequestHeader,
+    ctx: &mut Exchange,
+) -> Result<()> {
+    if ctx.has_forged_fields {
+        let names = session.req_header().headers.keys();
+        for name in names.filter(|name| name.as_str().starts_with(OUR_PREFIX)) {
+            request.remove_header(name.as_str());
+        }
+    }
+    if let Some(field) = ctx.key_field {
+        request.remove_header(field);
+    }
+    let Some(admission) = &ctx.admission else { return Ok(()) };
+    let permit = &admission.permit;
+    request.insert_header("X-Orbit-Tenant", &*permit.tenant().id)?;
+    request.insert_header("X-Orbit-Plan", permit.plan_id())?;
+    request.insert_header("X-Request-Id", ctx.id.hex().as_slice())?;
+    let from_client = request.headers.get("traceparent").map(http::HeaderValue::as_bytes);
+    let continued = from_client.is_some_and(|text| trace::valid(text).is_some());
+    let traceparent = trace::traceparent(from_client, &ctx.id);
+    request.insert_header("traceparent", traceparent.as_slice())?;
+    if !continued {
+        request.remove_header("tracestate");
+    }
+    Ok(())
+}

@@ -1,0 +1,154 @@
+//! A refusal on the wire: each reason to its one status, problem and header fields, and counted.
+
+use http::StatusCode;
+use orbit_policy::decide::Limited;
+use orbit_policy::snapshot::{NoRoute, NotIdentified};
+use orbit_policy::{Denial, Nanos, Reason};
+use serde_json::Value;
+
+use super::Edge;
+use super::exchange::Exchange;
+use super::fields::{self, RATELIMIT, RATELIMIT_POLICY};
+use super::problem::{Problem, QUOTA_EXCEEDED};
+
+/// Names of the reasons: metric labels and the `reason` column.
+pub fn name(reason: Reason) -> &'static str {
+    match reason {
+        Reason::NotIdentified(NotIdentified::NoKey) => "no_key",
+        Reason::NotIdentified(NotIdentified::Malformed) => "malformed_key",
+        Reason::NotIdentified(NotIdentified::Unknown) => "unknown_key",
+        Reason::NotIdentified(NotIdentified::Disabled) => "disabled_key",
+        Reason::NoRoute(NoRoute::NotFound) => "no_route",
+        Reason::NoRoute(NoRoute::MethodNotAllowed) => "method_not_allowed",
+        Reason::NoRoute(NoRoute::AmbiguousPath) => "ambiguous_path",
+        Reason::Suspended => "suspended",
+        Reason::Unpaid => "unpaid",
+        Reason::NotEntitled => "not_entitled",
+        Reason::Limited(Limited { concurrency: true, .. }) => "concurrency_limited",
+        Reason::Limited(_) => "rate_limited",
+    }
+}
+
+/// Counts a refusal by policy and makes its answer.
+pub fn count(edge: &Edge, ctx: &Exchange, denial: &Denial) -> Problem {
+    let problem = answer(denial, ctx.started.mono);
+    let reason = name(denial.reason);
+    let tenant = denial.tenant();
+    edge.refusals.count(
+        ctx.started.unix_us,
+        tenant.map_or("", |tenant| &tenant.id),
+        tenant.map_or("", |tenant| &tenant.path),
+        denial.plan_id().unwrap_or_default(),
+        denial.app_id().unwrap_or_default(),
+        denial.route().map_or("", |route| &route.id),
+        reason,
+        problem.status().as_u16(),
+    );
+    edge.metrics.refused(reason);
+    problem
+}
+
+/// Counts a refusal before any policy was asked.
+pub fn count_unfit(edge: &Edge, ctx: &Exchange, reason: &'static str, status: StatusCode) {
+    let status = status.as_u16();
+    edge.refusals.count(ctx.started.unix_us, "", "", "", "", "", reason, status);
+    edge.metrics.refused(reason);
+}
+
+fn answer(denial: &Denial, now: Nanos) -> Problem {
+    match denial.reason {
+        Reason::NotIdentified(why) => unauthorized(why),
+        Reason::NoRoute(NoRoute::NotFound) => {
+            let detail = "No route fits this host and path.";
+            Problem::new(StatusCode::NOT_FOUND, "no-route", detail)
+        }
+        Reason::NoRoute(NoRoute::MethodNotAllowed) => {
+            let detail = "A route fits this host and path, but not this method.";
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail)
+        }
+        Reason::NoRoute(NoRoute::AmbiguousPath) => {
+            let detail = "The path has an empty, `.` or `..` segment.";
+            Problem::new(StatusCode::BAD_REQUEST, "ambiguous-path", detail)
+        }
+        Reason::Suspended => {
+            let detail = "The tenant is suspended. Ask its administrator.";
+            Problem::new(StatusCode::FORBIDDEN, "tenant-suspended", detail)
+        }
+        Reason::Unpaid => {
+            let detail = "The tenant has unpaid invoices.";
+            Problem::new(StatusCode::PAYMENT_REQUIRED, "tenant-unpaid", detail)
+        }
+        Reason::NotEntitled => not_entitled(denial),
+        Reason::Limited(limited) => too_many(denial, &limited, now),
+    }
+}
+
+fn unauthorized(why: NotIdentified) -> Problem {
+    let (slug, detail) = match why {
+        NotIdentified::NoKey => {
+            ("key-missing", "Send an API key: `Authorization: Bearer orb_…` or `X-Api-Key`.")
+        }
+        NotIdentified::Malformed => {
+            ("key-malformed", "The API key is not well-formed: check that it is complete.")
+        }
+        NotIdentified::Unknown => ("key-unknown", "The API key is not known."),
+        NotIdentified::Disabled => ("key-disabled", "The API key has been disabled."),
+    };
+    let challenge = match why {
+        NotIdentified::NoKey => "Bearer realm=\"orbit\"",
+        _ => "Bearer realm=\"orbit\", error=\"invalid_token\"",
+    };
+    Problem::new(StatusCode::UNAUTHORIZED, slug, detail).header("WWW-Authenticate", challenge)
+}
+
+fn not_entitled(denial: &Denial) -> Problem {
+    let app = denial.app_id().unwrap_or_default();
+    let plan = denial.plan_id().unwrap_or_default();
+    let granted_by = denial.granted_by().unwrap_or_default();
+    let detail = format!("The app `{app}` is not part of the plan `{plan}`. Granted by: {granted_by}.");
+    Problem::new(StatusCode::FORBIDDEN, "not-entitled", detail)
+        .with("app", app)
+        .with("plan", plan)
+        .with("granted-by", granted_by)
+}
+
+fn too_many(denial: &Denial, limited: &Limited, now: Nanos) -> Problem {
+    let Some(limit) = denial.limit() else {
+        unreachable!("a denial by a limit names it");
+    };
+    // Rounded up, so never earlier than the instant at which the request would be admitted.
+    let retry_s = match limited.ready_at {
+        Some(ready_at) => Some(ready_at.since(now).div_ceil(Nanos::SECOND.0).max(1)),
+        None if limited.concurrency => Some(1),
+        None => None,
+    };
+    let (quota, level) = (limit.quota, limit.level.as_str());
+    let detail = match retry_s {
+        _ if limited.concurrency => format!(
+            "`{}` of {level} `{}` allows {quota} requests at a time.",
+            limit.name, limit.tenant
+        ),
+        Some(seconds) => format!(
+            "`{}` of {level} `{}` is used up; there is more in {seconds} s.",
+            limit.name, limit.tenant
+        ),
+        None => format!(
+            "The request costs more than the burst of {quota} that `{}` of {level} `{}` allows.",
+            limit.name, limit.tenant
+        ),
+    };
+    let violated: Vec<Value> = denial.violated().map(|limit| limit.name.into()).collect();
+    let problem = Problem::of_type(StatusCode::TOO_MANY_REQUESTS, QUOTA_EXCEEDED, detail)
+        .with("violated-policies", violated)
+        .with("level", level)
+        .with("limit", limit.name)
+        .with("tenant", limit.tenant)
+        .header(RATELIMIT_POLICY, fields::compose_policy(denial.limits()));
+    match retry_s {
+        None => problem,
+        Some(seconds) => {
+            let member = fields::limit_member(limit.name, limited.remaining, seconds);
+            problem.header(RATELIMIT, member).header("Retry-After", seconds.to_string())
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! The whole process, from settings to a clean end.
+//!
+//! Owns the order in which the parts start and stop. Guarantees that nothing listens before the
+//! policy is in force and the journal is open, and that at the end what was recorded is shipped
+//! before the engine stops: listeners, requests in flight, refusals, shipper, journal, engine, each
+//! within a bounded time. A part that fails to stop is logged and does not keep the others from
+//! stopping.
+
+mod checks;
+mod signals;
+mod standin;
+mod upkeep;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use orbit_meter::journal::{Journal, JournalError, JournalSettings};
+use orbit_meter::refusals::{Flusher, Refusals};
+use orbit_policy::{Diagnostics, Policy, PolicySettings};
+
+use crate::admin::{self, AdminServer, AdminState, Readiness, Token, TokenError};
+use crate::clock::Clock;
+use crate::proxy::{self, Edge};
+use crate::reload::{self, Reloader};
+use crate::server::{ProxyServer, Running, ServerError};
+use crate::settings::{self, Settings};
+use crate::storage::{Storage, StorageError};
+use crate::telemetry::{Metrics, TelemetryError};
+use crate::upstreams::Pools;
+use signals::Signals;
+use standin::{ShipSettings, Shipper, ShipperHandle};
+use upkeep::Upkeep;
+
+/// How long the rest of the journal may take to reach the database at the end. What is not shipped
+/// then stays in the journal and is shipped after the next start.
+const SHIP_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long the engine may take to stop: 5 s with an insert in flight.
+const ENGINE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The gateway could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The policy documents are wrong in these places.
+    #[error("the policy documents cannot be used")]
+    Policy(#[source] Diagnostics),
+    /// The metrics recorder could not be installed.
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+    /// The admin token cannot be had.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The operating system gave no random bytes.
+    #[error("the operating system gave no random bytes")]
+    Random(#[source] getrandom::Error),
+    /// The journal could not be opened.
+    #[error("the journal in {} cannot be opened", directory.display())]
+    Journal {
+        /// Its directory.
+        directory: PathBuf,
+        /// Why not.
+        source: JournalError,
+    },
+    /// The usage database cannot be used.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// A thread of the gateway could not be started.
+    #[error("cannot start the {thread} thread")]
+    Thread {
+        /// Which one.
+        thread: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The admin listener could not be opened.
+    #[error("the admin API cannot listen on {address}")]
+    Admin {
+        /// Where it should.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The proxy could not start.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+}
+
+/// Runs the gateway until SIGTERM, SIGINT or SIGQUIT, then stops every part in order.
+///
+/// `program` is the `orbit` binary, which an embedded engine runs in. `ready` is called once the
+/// proxy serves. Fails when a part cannot start, with what was started stopped again.
+pub fn run_gateway(
+    settings: Settings,
+    program: &Path,
+    ready: impl FnOnce(&Addresses),
+) -> Result<(), RunError> {
+    let parts = Parts::start(settings, program)?;
+    let signals_failed = |source| RunError::Thread { thread: "signals", source };
+    let mut signals = Signals::register().map_err(signals_failed)?;
+    let (running, addresses) = parts.serve()?;
+    tracing::info!(proxy = ?addresses.proxy, tls = ?addresses.tls, "serving");
+    ready(&addresses);
+    let (signal, _) = signals.wait();
+    tracing::info!(signal, "stopping");
+    parts.readiness.drain();
+    signals.end_at_the_next().map_err(signals_failed)?;
+    let cut_off = running.drain(parts.settings.server.grace_period());
+    if cut_off > 0 {
+        tracing::warn!(cut_off, "requests in flight did not end within the grace period");
+    }
+    parts.stop();
+    Ok(())
+}
+
+/// Where a running gateway listens, with the ports that were taken for 0.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Addresses {
+    /// Cleartext listeners, in the order of the settings.
+    pub proxy: Vec<SocketAddr>,
+    /// TLS listeners, in the order of the settings.
+    pub tls: Vec<SocketAddr>,
+    /// The admin API.
+    pub admin: SocketAddr,
+    /// The usage database's HTTP interface.
+    pub database_url: String,
+}
+
+/// Everything that runs beside the proxy.
+struct Parts {
+    settings: Arc<Settings>,
+    clock: Arc<Clock>,
+    policy: Arc<Policy>,
+    pools: Arc<Pools>,
+    readiness: Arc<Readiness>,
+    admin: AdminServer,
+    reloader: Reloader,
+    refusals: Arc<Refusals>,
+    flusher: Flusher,
+    shipper: Arc<ShipperHandle>,
+    journal: Arc<Journal>,
+    storage: Storage,
+    upkeep: Upkeep,
+}
+
+impl Parts {
+    fn start(settings: Settings, program: &Path) -> Result<Parts, RunError> {
+        let settings = Arc::new(settings);
+        let clock = Arc::new(Clock::start());
+        let metrics = Metrics::install()?;
+        let token = Token::load_or_create(&settings.admin.token_file)?;
+        let paths = settings.policy.paths.clone();
+        let (policy, loaded) = reload::start_policy(&paths, &policy_settings(&settings)?, &clock)
+            .map_err(RunError::Policy)?;
+
+        let journal = Journal::open(journal_settings(&settings.journal)).map_err(|source| {
+            RunError::Journal { directory: settings.journal.directory.clone(), source }
+        })?;
+        let thread = |thread| move |source| RunError::Thread { thread, source };
+        let refusals = Arc::new(Refusals::new(Arc::clone(&journal)));
+        let flusher = refusals.start().map_err(thread("refusals"))?;
+        let storage = Storage::start(&settings.clickhouse, program)?;
+        let store = storage.handle().store()?;
+        let shipper = Shipper::start(Arc::clone(&journal), store, ship_settings(&settings.ship))
+            .map_err(thread("shipper"))?;
+        let shipper = Arc::new(shipper);
+        let watched = settings.policy.watch;
+        let reloader = Reloader::start(
+            Arc::clone(&policy),
+            loaded,
+            paths.clone(),
+            watched,
+            Arc::clone(&clock),
+        )
+        .map_err(thread("reload"))?;
+
+        let pools = Arc::new(Pools::default());
+        let readiness = Arc::new(Readiness::new());
+        readiness.register("policy", admin::policy_check(reloader.handle()));
+        let on_full = settings.journal.on_full;
+        readiness.register("journal", checks::journal(Arc::clone(&journal), on_full));
+        let shipping = checks::clickhouse(
+            storage.handle(),
+            Arc::clone(&journal),
+            Arc::clone(&shipper),
+            Arc::clone(&clock),
+        );
+        readiness.register("clickhouse", shipping);
+        readiness.register("upstreams", checks::upstreams(Arc::clone(&pools)));
+
+        let address = settings.admin.listen;
+        let state = AdminState {
+            token,
+            metrics: metrics.clone(),
+            readiness: Arc::clone(&readiness),
+            policy: Arc::clone(&policy),
+            policy_paths: paths,
+            reloads: reloader.handle(),
+            storage: storage.handle(),
+            clock: Arc::clone(&clock),
+        };
+        let admin = AdminServer::start(address, state)
+            .map_err(|source| RunError::Admin { address, source })?;
+        let upkeep = Upkeep::start(metrics, Arc::clone(&policy), Arc::clone(&clock))
+            .map_err(thread("upkeep"))?;
+        Ok(Parts {
+            settings,
+            clock,
+            policy,
+            pools,
+            readiness,
+            admin,
+            reloader,
+            refusals,
+            flusher,
+            shipper,
+            journal,
+            storage,
+            upkeep,
+        })
+    }
+
+    /// Starts the proxy on them.
+    fn serve(&self) -> Result<(Running, Addresses), RunError> {
+        let settings = &self.settings;
+        let edge = Edge {
+            limits: settings.server.limits.clone(),
+            trusted_proxies: settings.server.trusted_proxies.clone(),
+            on_full: settings.journal.on_full,
+            policy: Arc::clone(&self.policy),
+            journal: Arc::clone(&self.journal),
+            refusals: Arc::clone(&self.refusals),
+            pools: Arc::clone(&self.pools),
+            clock: Arc::clone(&self.clock),
+            metrics: proxy::metrics::Metrics::new(),
+            in_flight: Arc::default(),
+        };
+        let server = ProxyServer::bind(Arc::new(edge), &settings.server)?;
+        let addresses = Addresses {
+            proxy: server.addresses(),
+            tls: server.tls_addresses(),
+            admin: self.admin.address(),
+            database_url: self.storage.handle().url().to_owned(),
+        };
+        Ok((server.start(), addresses))
+    }
+
+    /// Stops everything, after the proxy has drained.
+    fn stop(self) {
+        drop(self.upkeep);
+        drop(self.reloader);
+        // The last refusals become events, so before the shipper's last round.
+        drop(self.flusher);
+        if !self.shipper.stop(SHIP_TIMEOUT) {
+            tracing::warn!("not everything was shipped; the rest is shipped after the next start");
+        }
+        self.journal.close();
+        // Operators can watch the end until here.
+        drop(self.admin);
+        if let Err(error) = self.storage.stop(ENGINE_TIMEOUT) {
+            tracing::error!(%error, "the usage database did not stop cleanly");
+        }
+        tracing::info!("stopped");
+    }
+}
+
+/// The policy's fixed settings, with a hash key nobody outside knows.
+fn policy_settings(settings: &Settings) -> Result<PolicySettings, RunError> {
+    let mut hash_key = [0; 16];
+    getrandom::fill(&mut hash_key).map_err(RunError::Random)?;
+    Ok(PolicySettings { max_dynamic_keys: settings.policy.max_dynamic_keys, hash_key })
+}
+
+fn journal_settings(settings: &settings::Journal) -> JournalSettings {
+    JournalSettings {
+        directory: settings.directory.clone(),
+        segment_bytes: settings.segment_bytes,
+        max_bytes: settings.max_bytes,
+        sync_interval: Duration::from_millis(settings.sync_interval_ms),
+        max_lanes: settings.max_lanes,
+    }
+}
+
+fn ship_settings(settings: &settings::Ship) -> ShipSettings {
+    ShipSettings {
+        max_rows: settings.max_rows,
+        max_delay: Duration::from_millis(settings.max_delay_ms),
+        ..ShipSettings::default()
+    }
+}

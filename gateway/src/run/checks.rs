@@ -1,0 +1,88 @@
+//! The readiness checks of the parts that record, ship and forward.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::standin::ShipperHandle;
+use orbit_meter::journal::{Journal, JournalStatus};
+use serde_json::json;
+
+use crate::admin::Check;
+use crate::clock::Clock;
+use crate::settings::OnFull;
+use crate::storage::StorageHandle;
+use crate::upstreams::Pools;
+
+/// Most unhealthy servers that are listed.
+const SHOWN_SERVERS: usize = 50;
+
+/// A full journal takes the process out of rotation when it makes it refuse requests.
+pub(super) fn journal(
+    journal: Arc<Journal>,
+    on_full: OnFull,
+) -> impl Fn() -> Check + Send + 'static {
+    move || {
+        let status = journal.status();
+        let full = journal.is_full();
+        let ok = !full && status.lost_events == 0;
+        let detail = json!({
+            "full": full,
+            "bytes": status.bytes,
+            "max_bytes": status.max_bytes,
+            "pending_events": status.pending_events,
+            "lost_events": status.lost_events,
+            "sync_failures": status.sync_failures,
+            "node": journal.node(),
+            "epoch": journal.epoch(),
+        });
+        // Lost events are told for ever; they are no reason to lose requests as well.
+        Check { ok, required: full && on_full == OnFull::Refuse, detail }
+    }
+}
+
+/// How long the oldest event that is not in the database yet has waited.
+pub(super) fn lag(status: &JournalStatus, clock: &Clock) -> Duration {
+    let waited_us = status.oldest_pending_ts_us.map_or(0, |oldest| clock.unix_us() - oldest);
+    Duration::from_micros(u64::try_from(waited_us).unwrap_or(0))
+}
+
+/// The database may be away for as long as the journal has room.
+pub(super) fn clickhouse(
+    storage: StorageHandle,
+    journal: Arc<Journal>,
+    shipper: Arc<ShipperHandle>,
+    clock: Arc<Clock>,
+) -> impl Fn() -> Check + Send + 'static {
+    move || {
+        let status = storage.status();
+        let shipped = shipper.status();
+        let lag = lag(&journal.status(), &clock);
+        let ok = status.reachable && status.migrated;
+        let detail = json!({
+            "url": storage.url(),
+            "reachable": status.reachable,
+            "migrated": status.migrated,
+            "lag_seconds": lag.as_secs_f64(),
+            "engine_restarts": status.engine_restarts,
+            "last_error": status.last_error,
+        });
+        Check::informing(ok, detail)
+    }
+}
+
+/// Servers that are down are told; whether a request can be served depends on its route.
+pub(super) fn upstreams(pools: Arc<Pools>) -> impl Fn() -> Check + Send + 'static {
+    move || {
+        let servers = pools.health();
+        let healthy = servers.iter().filter(|server| server.healthy).count();
+        let unhealthy: Vec<_> = servers
+            .iter()
+            .filter(|server| !server.healthy)
+            .take(SHOWN_SERVERS)
+            .map(|server| json!({ "upstream": server.upstream, "address": server.address }))
+            .collect();
+        let detail =
+            json!({ "servers": servers.len(), "healthy": healthy, "unhealthy": unhealthy });
+        Check::informing(healthy == servers.len(), detail)
+    }
+}

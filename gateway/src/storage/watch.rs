@@ -1,0 +1,163 @@
+//! The thread that keeps the usage database usable.
+
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use metrics::{counter, gauge};
+use orbit_meter::clickhouse::engine::{Engine, EngineSettings};
+use orbit_meter::clickhouse::{MigrateOptions, Store, StoreError};
+use tokio::runtime::Runtime;
+
+use super::StorageHandle;
+
+/// How often the database is asked whether it is there.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+/// Longest time it may take to say so.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest time a migration may take: adding a projection to a large table is quick, waiting for a
+/// lock may not be.
+const MIGRATE_TIMEOUT: Duration = Duration::from_mins(10);
+/// Pause before the first restart of a dead engine; doubled for each further failure.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// Longest pause between restarts.
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+
+/// What the watching thread owns.
+pub(super) struct Watch {
+    pub(super) store: Store,
+    pub(super) handle: StorageHandle,
+    pub(super) options: MigrateOptions,
+    /// The engine to keep alive; none for an external database.
+    pub(super) engine_settings: Option<EngineSettings>,
+    pub(super) engine: Option<Engine>,
+    pub(super) program: PathBuf,
+    pub(super) runtime: Runtime,
+    /// Deaths and failed starts of the engine since it last answered.
+    pub(super) failures: u32,
+}
+
+impl Watch {
+    /// Watches until told to stop; returns the engine for whoever stops it.
+    pub(super) fn run(mut self, stopped: &Receiver<()>) -> Option<Engine> {
+        let mut pause = CHECK_INTERVAL;
+        while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+            pause = if self.engine_died() { self.restart() } else { CHECK_INTERVAL };
+            self.check();
+        }
+        self.engine
+    }
+
+    /// Whether there should be an engine and there is none.
+    fn engine_died(&mut self) -> bool {
+        if self.engine_settings.is_none() {
+            return false;
+        }
+        let Some(engine) = &self.engine else { return true };
+        let Some(status) = engine.exited() else { return false };
+        tracing::error!(%status, said = engine.last_words(), "the ClickHouse engine died");
+        self.engine = None;
+        true
+    }
+
+    /// Starts the engine again; returns how long to wait until the next look.
+    fn restart(&mut self) -> Duration {
+        let Some(settings) = &self.engine_settings else { return CHECK_INTERVAL };
+        self.failures += 1;
+        counter!("orbit_engine_restarts_total").increment(1);
+        self.handle.update(|status| status.engine_restarts += 1);
+        match Engine::start(settings, &self.program, &["clickhouse"]) {
+            Ok(engine) => {
+                tracing::info!(pid = engine.pid(), "the ClickHouse engine was started again");
+                self.engine = Some(engine);
+            }
+            Err(error) => {
+                tracing::error!(error = chain(&error), "the ClickHouse engine did not start");
+                self.failed(&error);
+            }
+        }
+        let doublings = self.failures.saturating_sub(1).min(16);
+        FIRST_PAUSE.saturating_mul(1 << doublings).min(LONGEST_PAUSE)
+    }
+
+    /// Asks whether the database answers, and migrates it when it has not been yet.
+    fn check(&mut self) {
+        if !self.handle.status().migrated {
+            // The failure is kept in the status and told there.
+            drop(self.migrate());
+            return;
+        }
+        let ping = async { tokio::time::timeout(CHECK_TIMEOUT, self.store.ping()).await };
+        match self.runtime.block_on(ping) {
+            Ok(Ok(())) => self.answered(),
+            Ok(Err(error)) => self.failed(&error),
+            Err(late) => self.failed(&late),
+        }
+    }
+
+    /// Brings the schema up to date.
+    pub(super) fn migrate(&mut self) -> Result<(), StoreError> {
+        let migrate = async {
+            tokio::time::timeout(MIGRATE_TIMEOUT, self.store.migrate(&self.options)).await
+        };
+        match self.runtime.block_on(migrate) {
+            Ok(Ok(applied)) => {
+                if !applied.is_empty() {
+                    tracing::info!(migrations = applied.len(), "the usage database was migrated");
+                }
+                self.handle.update(|status| status.migrated = true);
+                self.answered();
+                Ok(())
+            }
+            Ok(Err(error)) => {
+                self.failed(&error);
+                Err(error)
+            }
+            Err(late) => {
+                self.failed(&late);
+                Ok(())
+            }
+        }
+    }
+
+    fn answered(&mut self) {
+        self.failures = 0;
+        gauge!("orbit_clickhouse_reachable").set(1.0);
+        let mut back = false;
+        self.handle.update(|status| {
+            back = !status.reachable;
+            status.reachable = true;
+            status.last_error = None;
+        });
+        if back {
+            tracing::info!(url = self.handle.url(), "the usage database answers");
+        }
+    }
+
+    fn failed(&self, error: &dyn std::error::Error) {
+        gauge!("orbit_clickhouse_reachable").set(0.0);
+        let text = chain(error);
+        let mut news = false;
+        self.handle.update(|status| {
+            // Once per outage, or when the reason changes: it is asked every two seconds.
+            news = status.last_error.as_ref() != Some(&text);
+            status.reachable = false;
+            status.last_error = Some(text.clone());
+        });
+        if news {
+            tracing::warn!(error = text, "the usage database does not answer");
+        }
+    }
+}
+
+/// An error and its causes on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

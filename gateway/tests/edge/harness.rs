@@ -1,0 +1,323 @@
+//! An edge on a free port, an upstream that answers by path, and clients.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Empty, Full};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use orbit_gateway::clock::Clock;
+use orbit_gateway::proxy::{Edge, metrics};
+use orbit_gateway::server::{ProxyServer, Running};
+use orbit_gateway::settings::{OnFull, Server};
+use orbit_gateway::upstreams::Pools;
+use orbit_meter::journal::{Journal, JournalSettings};
+use orbit_meter::refusals::Refusals;
+use orbit_policy::{ApiKey, Policy, PolicySettings, Source};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// What an upstream saw of a request.
+pub(crate) type Seen = Arc<Mutex<Vec<(Method, String, HeaderMap)>>>;
+
+/// A policy around one upstream: tenants `acme` > `acme-web` with a key, `limits` at the team.
+pub(crate) fn policy_text(upstream: SocketAddr, key: &ApiKey, limits: &str) -> String {
+    format!(
+        r#"
+[[plan]]
+id = "business"
+apps = ["crm"]
+limits = [{{ name = "requests", rate = 100_000, per = "second" }}]
+[[app]]
+id = "crm"
+[[app]]
+id = "ai"
+[[upstream]]
+id = "apps"
+peers = [{{ address = "{upstream}" }}]
+read_timeout_ms = 2_000
+[[route]]
+id = "crm"
+app = "crm"
+upstream = "apps"
+[[route]]
+id = "only-get"
+app = "crm"
+host = "get.example.com"
+methods = ["GET"]
+upstream = "apps"
+[[route]]
+id = "ai"
+path = "/ai"
+app = "ai"
+upstream = "apps"
+[[tenant]]
+id = "acme"
+plan = "business"
+[[tenant]]
+id = "acme-web"
+level = "team"
+parent = "acme"
+limits = [{limits}]
+[[tenant]]
+id = "gone"
+parent = "acme"
+status = "suspended"
+[[tenant]]
+id = "poor"
+parent = "acme"
+status = "unpaid"
+[[key]]
+id = "{}"
+tenant = "acme-web"
+hash = "{}"
+"#,
+        key.id, key.hash
+    )
+}
+
+pub(crate) fn sources(text: String) -> Vec<Source> {
+    vec![Source { file: "test.toml".into(), text }]
+}
+
+/// Everything one test needs.
+pub(crate) struct Bench {
+    pub(crate) key: ApiKey,
+    pub(crate) address: SocketAddr,
+    pub(crate) tls: Option<SocketAddr>,
+    pub(crate) upstream: SocketAddr,
+    pub(crate) seen: Seen,
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) journal: Arc<Journal>,
+    pub(crate) edge: Arc<Edge>,
+    running: Option<Running>,
+    _directory: TempDir,
+}
+
+impl Bench {
+    pub(crate) async fn new(limits: &str) -> Bench {
+        Bench::with(limits, |_| {}).await
+    }
+
+    pub(crate) async fn with(limits: &str, settings: impl FnOnce(&mut Server)) -> Bench {
+        let (upstream, seen) = upstream().await;
+        let key = ApiKey::generate("test").unwrap();
+        let text = policy_text(upstream, &key, limits);
+        Bench::of_policy(text, key, upstream, seen, settings).await
+    }
+
+    pub(crate) async fn of_policy(
+        text: String,
+        key: ApiKey,
+        upstream: SocketAddr,
+        seen: Seen,
+        settings: impl FnOnce(&mut Server),
+    ) -> Bench {
+        let mut server = Server { threads: 2, ..Server::default() };
+        server.listen = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
+        settings(&mut server);
+        let directory = tempfile::tempdir().unwrap();
+        let mut journal = JournalSettings::new(directory.path().join("journal"));
+        journal.segment_bytes = 1 << 20;
+        let journal = Journal::open(journal).unwrap();
+        let policy_settings = PolicySettings { max_dynamic_keys: 1_000, hash_key: [9; 16] };
+        let policy = match Policy::new(&sources(text), &policy_settings) {
+            Ok(policy) => Arc::new(policy),
+            Err(diagnostics) => panic!("{diagnostics}"),
+        };
+        let edge = Arc::new(Edge {
+            limits: server.limits.clone(),
+            trusted_proxies: server.trusted_proxies.clone(),
+            on_full: OnFull::Refuse,
+            policy: Arc::clone(&policy),
+            journal: Arc::clone(&journal),
+            refusals: Arc::new(Refusals::new(Arc::clone(&journal))),
+            pools: Arc::new(Pools::default()),
+            clock: Arc::new(Clock::start()),
+            metrics: metrics::Metrics::new(),
+            in_flight: Arc::default(),
+        });
+        let bound = ProxyServer::bind(Arc::clone(&edge), &server).unwrap();
+        let (address, tls) = (bound.addresses()[0], bound.tls_addresses().first().copied());
+        let running = Some(bound.start());
+        Bench {
+            key,
+            address,
+            tls,
+            upstream,
+            seen,
+            policy,
+            journal,
+            edge,
+            running,
+            _directory: directory,
+        }
+    }
+
+    /// Events written so far.
+    pub(crate) fn events(&self) -> u64 {
+        self.journal.status().appended_events
+    }
+
+    /// A request with the key; `set` may change it.
+    pub(crate) async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        set: impl FnOnce(&mut Request<BoxBody<Bytes, Infallible>>),
+    ) -> (StatusCode, HeaderMap, Bytes) {
+        let uri = format!("http://{}{path}", self.address);
+        let mut request =
+            Request::builder().method(method).uri(uri).body(Empty::new().boxed()).unwrap();
+        let bearer = format!("Bearer {}", self.key.reveal());
+        request.headers_mut().insert("authorization", bearer.parse().unwrap());
+        set(&mut request);
+        let client: Client<HttpConnector, BoxBody<Bytes, Infallible>> =
+            Client::builder(TokioExecutor::new()).build_http();
+        let answer = client.request(request).await.unwrap();
+        let (parts, body) = answer.into_parts();
+        (parts.status, parts.headers, body.collect().await.unwrap().to_bytes())
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> (StatusCode, HeaderMap, Bytes) {
+        self.send("GET", path, |_| {}).await
+    }
+
+    /// A connection on which to write anything.
+    pub(crate) async fn raw(&self, text: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        let text = text.replace("{key}", self.key.reveal()).replace('\n', "\r\n");
+        stream.write_all(text.as_bytes()).await.unwrap();
+        stream
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        // The proxy's threads run until the process ends: pingora keeps its schedulers by thread
+        // number, and a later test whose threads got the numbers of ended ones would be handed
+        // schedulers that are gone. Draining is tested on whole processes.
+        std::mem::forget(self.running.take());
+        self.journal.close();
+    }
+}
+
+/// Reads until the text holds `end` or the other side closes.
+pub(crate) async fn read_until(stream: &mut TcpStream, end: &str) -> String {
+    let mut text = Vec::new();
+    let mut buffer = [0; 4096];
+    while !String::from_utf8_lossy(&text).contains(end) {
+        match stream.read(&mut buffer).await {
+            Ok(0) | Err(_) => break,
+            Ok(length) => text.extend_from_slice(&buffer[..length]),
+        }
+    }
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// A port on which nothing listens.
+pub(crate) async fn dead_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+}
+
+/// An upstream on a free port; ends with the test's runtime.
+pub(crate) async fn upstream() -> (SocketAddr, Seen) {
+    let seen = Seen::default();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let log = Arc::clone(&seen);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let log = Arc::clone(&log);
+            let serve = service_fn(move |request| answer(request, Arc::clone(&log)));
+            tokio::spawn(
+                hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), serve),
+            );
+        }
+    });
+    (address, seen)
+}
+
+type Body = BoxBody<Bytes, std::io::Error>;
+
+fn full(text: impl Into<Bytes>) -> Body {
+    Full::new(text.into()).map_err(|never| match never {}).boxed()
+}
+
+/// A body that comes in pieces as they are sent.
+struct Pieces(tokio::sync::mpsc::Receiver<Result<Frame<Bytes>, std::io::Error>>);
+
+impl hyper::body::Body for Pieces {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        self.0.poll_recv(context)
+    }
+}
+
+/// Pieces of a body; `cut` ends it with an error instead of its end.
+fn pieces(count: usize, cut: bool) -> Body {
+    let (to_body, pieces) = tokio::sync::mpsc::channel(1);
+    tokio::spawn(async move {
+        for _ in 0..count {
+            let frame = Frame::data(Bytes::from_static(&[b'x'; 1_000]));
+            if to_body.send(Ok(frame)).await.is_err() {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+        if cut {
+            let _gone = to_body.send(Err(std::io::Error::other("cut"))).await;
+        }
+    });
+    Pieces(pieces).boxed()
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    seen: Seen,
+) -> Result<Response<Body>, std::io::Error> {
+    let (parts, body) = request.into_parts();
+    let path = parts.uri.path().to_owned();
+    seen.lock().unwrap().push((parts.method, path.clone(), parts.headers));
+    let response = Response::builder();
+    let response = match path.as_str() {
+        "/204" => response.status(204).body(full("")),
+        "/304" => response.status(304).body(full("")),
+        "/empty" => response.body(full("")),
+        "/chunked" => response.body(pieces(3, false)),
+        "/cut" => response.body(pieces(3, true)),
+        "/own-limits" => response
+            .header("RateLimit", "\"theirs\";r=3;t=9")
+            .header("RateLimit-Policy", "\"theirs\";q=3;w=9")
+            .header("Retry-After", "9")
+            .status(429)
+            .body(full("slow down")),
+        "/500" => response.status(500).body(full("oh no")),
+        "/never" => {
+            std::future::pending::<()>().await;
+            unreachable!()
+        }
+        "/echo" => {
+            let bytes = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
+            response.body(full(bytes))
+        }
+        _ => response.body(full("hello")),
+    };
+    response.map_err(std::io::Error::other)
+}

@@ -1,0 +1,10 @@
+//! The proxy over real sockets: a real upstream, a real journal, real clients.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+mod answers;
+mod harness;
+mod hostile;
+mod limits;
+mod protocols;
+mod records;
+mod upstreams;

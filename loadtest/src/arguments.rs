@@ -1,0 +1,223 @@
+//! The command line. Secrets come from files, never from here.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use orbit_loadtest::scenario::Rate;
+use orbit_loadtest::target::Target;
+
+/// Load, fake upstreams, and the judges of a run.
+///
+/// Only loopback addresses are driven. Exit status: 0 as expected, 1 something was wrong, 2 the
+/// command could not be carried out.
+#[derive(Parser)]
+#[command(name = "loadtest", version, max_term_width = 100)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "one value per process")]
+pub(crate) enum Command {
+    /// Serve fake upstreams: paths choose the behaviour.
+    ///
+    /// Prints the bound address as one line. Paths, after any prefix: /fixed/<n>, /slow/<ms>,
+    /// /stream/<chunks>/<bytes>/<ms>, /chunked/<chunks>/<bytes>, /204, /304, /head,
+    /// /fail/<status>, /reset, /echo, /headers; anything else answers 72 bytes of JSON.
+    Upstream(UpstreamArguments),
+    /// Make fresh API keys for the scenarios of this repository.
+    ///
+    /// Writes DIR/policy/load-keys.toml, to be among the gateway's policy paths beside
+    /// loadtest/policy, and DIR/load.env, to be given as --keys-file.
+    Keys(KeysArguments),
+    /// Run a scenario and report; with --ledger, compare the answers with ClickHouse.
+    Run(RunArguments),
+    /// Run a scenario against two servers in turn and compare CPU time per answer.
+    Compare(CompareArguments),
+    /// Run a scenario while a policy file is rewritten again and again.
+    ///
+    /// Reports p99 during reloads and without, and how many reloads took effect. The file's text
+    /// is put back at the end.
+    Reload(ReloadArguments),
+}
+
+#[derive(Args)]
+pub(crate) struct UpstreamArguments {
+    /// Port on 127.0.0.1; 0: the system chooses.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) port: u16,
+    /// End when standard input ends, so as not to outlive the process that started it.
+    #[arg(long)]
+    pub(crate) until_stdin_closes: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct KeysArguments {
+    /// Where to write; made when it is absent.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+}
+
+#[derive(Args)]
+pub(crate) struct ScenarioArguments {
+    /// The scenario, a TOML file.
+    pub(crate) scenario: PathBuf,
+    /// File of NAME=value lines that holds the API keys the scenario names.
+    #[arg(long, value_name = "FILE", env = "LOADTEST_KEYS_FILE")]
+    pub(crate) keys_file: Option<PathBuf>,
+    /// Requests per second, or "max", instead of the scenario's.
+    #[arg(long, value_parser = rate)]
+    pub(crate) rate: Option<Rate>,
+    /// Connections instead of the scenario's.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) connections: Option<u32>,
+    /// End after so many requests instead of as the scenario says.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "duration_s")]
+    pub(crate) requests: Option<u64>,
+    /// End after so many seconds instead of as the scenario says.
+    #[arg(long, value_parser = seconds)]
+    pub(crate) duration_s: Option<f64>,
+    /// Write the report as JSON as well.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Show no progress.
+    #[arg(long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct LedgerArguments {
+    /// Compare every whole answer with the rows of usage_events.
+    ///
+    /// Nothing else may use the gateway meanwhile.
+    #[arg(long, requires = "clickhouse_url")]
+    pub(crate) ledger: bool,
+    /// ClickHouse's HTTP interface, on loopback.
+    #[arg(long, value_name = "URL", env = "ORBIT_CLICKHOUSE_URL")]
+    pub(crate) clickhouse_url: Option<Target>,
+    /// Its user.
+    #[arg(long, value_name = "NAME", env = "ORBIT_CLICKHOUSE_USER", default_value = "default")]
+    pub(crate) clickhouse_user: String,
+    /// File whose first line is the user's password; else ORBIT_CLICKHOUSE_PASSWORD is used.
+    #[arg(long, value_name = "FILE", env = "ORBIT_CLICKHOUSE_PASSWORD_FILE")]
+    pub(crate) clickhouse_password_file: Option<PathBuf>,
+    /// The database.
+    #[arg(long, value_name = "NAME", env = "ORBIT_CLICKHOUSE_DATABASE", default_value = "orbit")]
+    pub(crate) clickhouse_database: String,
+    /// Wait at most so long for ClickHouse to catch up.
+    #[arg(long, value_name = "SECONDS", default_value_t = 180.0, value_parser = seconds)]
+    pub(crate) ledger_wait_s: f64,
+}
+
+#[derive(Args)]
+pub(crate) struct RunArguments {
+    #[command(flatten)]
+    pub(crate) scenario: ScenarioArguments,
+    /// The server, instead of the scenario's: http://127.0.0.1:PORT.
+    #[arg(long)]
+    pub(crate) url: Option<Target>,
+    /// Process whose CPU time per answer is reported; may be repeated.
+    #[arg(long = "pid", value_name = "PID")]
+    pub(crate) pids: Vec<u32>,
+    #[command(flatten)]
+    pub(crate) ledger: LedgerArguments,
+}
+
+#[derive(Args)]
+pub(crate) struct CompareArguments {
+    #[command(flatten)]
+    pub(crate) scenario: ScenarioArguments,
+    /// Server A.
+    #[arg(long)]
+    pub(crate) a_url: Target,
+    /// A process of A; may be repeated.
+    #[arg(long = "a-pid", value_name = "PID", required = true)]
+    pub(crate) a_pids: Vec<u32>,
+    /// Server B.
+    #[arg(long)]
+    pub(crate) b_url: Target,
+    /// A process of B; may be repeated.
+    #[arg(long = "b-pid", value_name = "PID", required = true)]
+    pub(crate) b_pids: Vec<u32>,
+    /// Rounds of each.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) rounds: u32,
+    /// More CPU per answer of A over B than this is a finding.
+    #[arg(long, value_name = "RATIO")]
+    pub(crate) max_ratio: Option<f64>,
+}
+
+#[derive(Args)]
+pub(crate) struct ReloadArguments {
+    #[command(flatten)]
+    pub(crate) run: RunArguments,
+    /// The policy directory.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) policy_dir: PathBuf,
+    /// The file in it to rewrite; else the first by name.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) file: Option<PathBuf>,
+    /// Replace this text in every second version; else only a comment is added.
+    #[arg(long, value_name = "TEXT", requires = "with")]
+    pub(crate) replace: Option<String>,
+    /// What --replace is replaced with.
+    #[arg(long, value_name = "TEXT", requires = "replace")]
+    pub(crate) with: Option<String>,
+    /// How often.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) times: u32,
+    /// What makes the gateway read the file.
+    #[arg(long, value_enum, default_value_t = TriggerChoice::Watch)]
+    pub(crate) trigger: TriggerChoice,
+    /// The admin listener.
+    #[arg(long)]
+    pub(crate) admin_url: Target,
+    /// File whose first line is the admin token.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: PathBuf,
+    /// Path of the admin API's apply.
+    #[arg(long, value_name = "PATH", default_value = "/v1/policy/apply")]
+    pub(crate) apply_path: String,
+    /// A reload without effect after so long does not count.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = seconds)]
+    pub(crate) effect_within_s: f64,
+    /// A p99 during reloads of more than this times that without is a finding.
+    #[arg(long, value_name = "RATIO", default_value_t = 2.0)]
+    pub(crate) max_p99_ratio: f64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TriggerChoice {
+    /// Its watcher.
+    Watch,
+    /// A POST to the admin API.
+    Apply,
+}
+
+fn rate(text: &str) -> Result<Rate, String> {
+    match text.parse::<f64>() {
+        _ if text == "max" => Ok(Rate::Max),
+        Ok(rate) if rate > 0.0 && rate <= 1e7 => Ok(Rate::PerSecond(rate)),
+        _ => Err("expected requests per second, or max".to_owned()),
+    }
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds > 0.0 && seconds <= 86_400.0 => Ok(seconds),
+        _ => Err("expected seconds, more than 0 and at most 86400".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

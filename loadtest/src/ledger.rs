@@ -1,0 +1,271 @@
+//! The ledger: the answers clients received, compared with the rows of `usage_events`, to the unit.
+//!
+//! - `answers`: every answer received whole has exactly one row, with the tenant, app, route and
+//!   status of its request; or the gateway made it, and it is counted with the refusals;
+//! - `doubles`: no request id has two rows, whether or not its answer was received;
+//! - `others`: rows of other ids are no more than the requests without a whole answer, per tenant
+//!   and route;
+//! - `refusals`: per tenant, route and status, refused rows add up to the answers the gateway made
+//!   and gave no row of their own;
+//! - `sequences`: every (node, epoch, lane) of the run is dense from 0: count = distinct = last + 1.
+//!
+//! An answer made by the gateway (problem details) may be recorded either way, by a row or in a
+//! count, but exactly once: with a row it leaves the count expected of the refusals.
+//!
+//! Rows come in any order, one at a time; only ids are kept. The comparison knows nothing of where
+//! rows come from: [`table`] reads them from ClickHouse, tests make them up.
+
+pub mod audit;
+mod decode;
+mod entry;
+pub mod table;
+mod verdict;
+
+use std::collections::BTreeMap;
+
+use hashbrown::HashMap;
+
+pub use entry::{Answer, Expectation, Lane, RequestId, Row, RowKind};
+pub use verdict::{Check, CheckLine, Finding, GroupLine, LedgerVerdict};
+
+use verdict::{Findings, Place, groups};
+
+struct Known {
+    kind: u16,
+    status: u16,
+    gateway_made: bool,
+    rows: u32,
+}
+
+/// A comparison under way: answers first, then rows, then lanes, then [`Ledger::close`].
+pub struct Ledger {
+    expectations: Vec<Expectation>,
+    known: HashMap<RequestId, Known>,
+    /// Rows by ids that no whole answer had.
+    others: HashMap<RequestId, u32>,
+    others_by_place: BTreeMap<Place, u64>,
+    refusals_expected: BTreeMap<(Place, u16), u64>,
+    refusals_found: BTreeMap<(Place, u16), u64>,
+    answered: BTreeMap<(Place, u16), u64>,
+    recorded: BTreeMap<(Place, u16), u64>,
+    answers: u64,
+    rows: u64,
+    marked_aborted: u64,
+    lanes: u64,
+    findings: Findings,
+}
+
+impl Ledger {
+    /// Opens the ledger with what the clients received. `group` of each answer indexes
+    /// `expectations`.
+    pub fn open(expectations: Vec<Expectation>, answers: Vec<Answer>) -> Ledger {
+        let mut ledger = Ledger {
+            known: HashMap::with_capacity(answers.len()),
+            expectations,
+            others: HashMap::new(),
+            others_by_place: BTreeMap::new(),
+            refusals_expected: BTreeMap::new(),
+            refusals_found: BTreeMap::new(),
+            answered: BTreeMap::new(),
+            recorded: BTreeMap::new(),
+            answers: answers.len() as u64,
+            rows: 0,
+            marked_aborted: 0,
+            lanes: 0,
+            findings: Findings::default(),
+        };
+        let mut answered = BTreeMap::<(u16, u16), u64>::new();
+        for answer in answers {
+            *answered.entry((answer.group, answer.status)).or_default() += 1;
+            ledger.answer(answer);
+        }
+        for ((kind, status), count) in answered {
+            let key = (ledger.place(kind), status / 100);
+            *ledger.answered.entry(key).or_default() += count;
+        }
+        ledger
+    }
+
+    fn place(&self, kind: u16) -> Place {
+        let expected = &self.expectations[usize::from(kind)];
+        (expected.tenant.clone(), expected.route.clone())
+    }
+
+    fn answer(&mut self, answer: Answer) {
+        let Answer { id, group: kind, status, gateway_made } = answer;
+        match id {
+            Some(id) => {
+                let fresh = Known { kind, status, gateway_made, rows: 0 };
+                if self.known.insert(id, fresh).is_some() {
+                    let says = || "two answers had this id".to_owned();
+                    self.findings.add(Check::Answers, Some(id), says);
+                }
+            }
+            None if gateway_made => {
+                *self.refusals_expected.entry((self.place(kind), status)).or_default() += 1;
+            }
+            None => {
+                let says = || format!("an answer {status} had no X-Request-Id of 128 bits");
+                self.findings.add(Check::Answers, None, says);
+            }
+        }
+    }
+
+    /// Books a row.
+    pub fn row(&mut self, row: &Row<'_>) {
+        self.rows += 1;
+        let place = || (row.tenant.to_owned(), row.route.to_owned());
+        match row.kind {
+            RowKind::Other => return,
+            RowKind::Refused => {
+                let found = self.refusals_found.entry((place(), row.status)).or_default();
+                *found += u64::from(row.requests);
+            }
+            RowKind::Request => self.request_row(row),
+        }
+        *self.recorded.entry((place(), row.status / 100)).or_default() += u64::from(row.requests);
+    }
+
+    fn request_row(&mut self, row: &Row<'_>) {
+        let Ledger { known, expectations, others, others_by_place, findings, .. } = self;
+        let id = Some(row.id);
+        if row.requests != 1 {
+            findings.add(Check::Answers, id, || format!("its row counts {}", row.requests));
+        }
+        let Some(known) = known.get_mut(&row.id) else {
+            let rows = others.entry(row.id).or_default();
+            *rows += 1;
+            if *rows > 1 {
+                findings.add(Check::Doubles, id, || format!("row {rows} of an id not received"));
+            } else {
+                let place = (row.tenant.to_owned(), row.route.to_owned());
+                *others_by_place.entry(place).or_default() += 1;
+            }
+            return;
+        };
+        known.rows += 1;
+        if known.rows > 1 {
+            return findings.add(Check::Doubles, id, || format!("row {}", known.rows));
+        }
+        self.marked_aborted += u64::from(row.flags & 1);
+        let expected = &expectations[usize::from(known.kind)];
+        let mut differs = |what: &str, expected: &str, found: &str| {
+            if expected != found {
+                let says = || format!("its row says {what} `{found}`, not `{expected}`");
+                findings.add(Check::Answers, id, says);
+            }
+        };
+        differs("tenant", &expected.tenant, row.tenant);
+        differs("route", &expected.route, row.route);
+        if let Some(app) = &expected.app {
+            differs("app", app, row.app);
+        }
+        if known.status != row.status {
+            differs("status", &known.status.to_string(), &row.status.to_string());
+        }
+    }
+
+    /// Books a lane.
+    pub fn lane(&mut self, lane: &Lane) {
+        self.lanes += 1;
+        let Lane { name: (node, epoch, number), rows, distinct, first, last } = *lane;
+        if first != 0 || rows != distinct || Some(rows) != last.checked_add(1) {
+            self.findings.add(Check::Sequences, None, || {
+                format!(
+                    "node {node} epoch {epoch} lane {number}: {rows} rows with {distinct} distinct \
+                     sequence numbers from {first} to {last}"
+                )
+            });
+        }
+    }
+
+    /// Compares what is left and gives the verdict.
+    pub fn close(mut self) -> LedgerVerdict {
+        self.settle_answers();
+        let surplus = self.settle_refusals();
+        for (place, count) in surplus {
+            *self.others_by_place.entry(place).or_default() += count;
+        }
+        self.settle_others();
+        let wrong = |check| self.findings.counts.get(&check).copied().unwrap_or(0);
+        let refused = self.refusals_expected.values().sum();
+        let others = self.others_by_place.values().sum();
+        let checks = [
+            (Check::Answers, self.answers),
+            (Check::Doubles, self.rows),
+            (Check::Others, others),
+            (Check::Refusals, refused),
+            (Check::Sequences, self.lanes),
+        ];
+        let checks =
+            checks.map(|(check, checked)| CheckLine { check, checked, wrong: wrong(check) });
+        LedgerVerdict {
+            checks: checks.to_vec(),
+            groups: groups(&self.answered, &self.recorded),
+            findings: self.findings.examples,
+            rows: self.rows,
+            whole_but_marked_aborted: self.marked_aborted,
+        }
+    }
+
+    fn settle_answers(&mut self) {
+        let mut counted = BTreeMap::<(u16, u16), u64>::new();
+        for (id, known) in self.known.iter().filter(|(_, known)| known.rows == 0) {
+            let Known { kind, status, gateway_made, .. } = *known;
+            if gateway_made {
+                *counted.entry((kind, status)).or_default() += 1;
+            } else {
+                let (tenant, route) = self.place(kind);
+                let says = || format!("no row; {tenant} was answered {status} on {route}");
+                self.findings.add(Check::Answers, Some(*id), says);
+            }
+        }
+        for ((kind, status), count) in counted {
+            *self.refusals_expected.entry((self.place(kind), status)).or_default() += count;
+        }
+    }
+
+    /// Refusals recorded beyond those received, by place: a client that left may have been refused.
+    fn settle_refusals(&mut self) -> BTreeMap<Place, u64> {
+        let mut surplus = BTreeMap::<Place, u64>::new();
+        for (key, found) in &self.refusals_found {
+            let expected = self.refusals_expected.get(key).copied().unwrap_or(0);
+            if *found > expected {
+                *surplus.entry(key.0.clone()).or_default() += found - expected;
+            }
+        }
+        for (key @ ((tenant, route), status), expected) in &self.refusals_expected {
+            let found = self.refusals_found.get(key).copied().unwrap_or(0);
+            if found < *expected {
+                self.findings.add(Check::Refusals, None, || {
+                    format!(
+                        "{tenant} was refused {expected} times with {status} on {route}: \
+                         {found} are recorded"
+                    )
+                });
+            }
+        }
+        surplus
+    }
+
+    fn settle_others(&mut self) {
+        let mut open = BTreeMap::<(&str, &str), u64>::new();
+        for expected in &self.expectations {
+            *open.entry((&expected.tenant, &expected.route)).or_default() += expected.open;
+        }
+        for ((tenant, route), count) in &self.others_by_place {
+            let open = open.get(&(tenant.as_str(), route.as_str())).copied().unwrap_or(0);
+            if *count > open {
+                self.findings.add(Check::Others, None, || {
+                    format!(
+                        "{count} more requests of {tenant} on {route} are recorded than were \
+                         answered whole, and only {open} were aborted or failed"
+                    )
+                });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,402 @@
+//! The journal: where an event is safe before the client can have seen the end of its answer.
+//!
+//! # Layout
+//! A directory holds `lock`, `identity` (node number and epoch) and segment files. Each thread that
+//! appends has a *lane*, and each lane a chain of segments; a segment is preallocated, mapped into
+//! memory and written front to back:
+//!
+//! ```text
+//! | header page: magic, layouts, node, epoch, lane, index, first sequence, checksum |
+//! |              committed offset, next sequence                                    |
+//! | frame | frame | frame | ...                              zeros to the end       |
+//!   frame = length u32, CRC-32 u32, row          (row: see `event`; all little-endian)
+//! ```
+//!
+//! Appending copies the row behind the last frame, then makes it readable with one release store
+//! of the committed offset. That takes no system call and no allocation: the pages belong to the
+//! kernel at once, so a process that dies by SIGKILL leaves every committed frame behind.
+//!
+//! # Invariants
+//! - **M1** An event whose `append` returned is read back after `kill -9`. After a power failure
+//!   all but the last `sync_interval` is, and what is missing is reported as [`Loss`].
+//! - **M2** (with `ship`) The position below which segments are removed moves only when
+//!   everything before it is acknowledged. Event ids never repeat: the epoch is raised durably
+//!   before the first segment of an opening is made.
+//! - **M3** Sequences of a (node, epoch, lane) are dense from 0: a frame's checksum starts from its
+//!   identity, so it counts in its own place only, and a lane passes from thread to thread whole.
+//! - **M4** A full disk is an error when a segment is made, ahead of need, and never a signal while
+//!   a row is written; [`Journal::is_full`] says so while every active lane still has room.
+//! - A tear is found by checksum and cut; nothing behind it in the same segment is believed.
+//! - One process at a time: the directory is locked while a journal is open.
+//!
+//! # Threads
+//! `append` works on the calling thread's own lane. One housekeeping thread makes and pre-faults
+//! spare segments and syncs every `sync_interval`. The shipper reads files below the committed
+//! offset, never the mapping.
+
+mod claim;
+mod frame;
+mod header;
+mod housekeeping;
+mod identity;
+mod lane;
+mod mapping;
+mod pool;
+mod reader;
+mod recover;
+mod segment;
+mod shared;
+mod status;
+
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use reader::{Frame, LaneReader, ReadError};
+use shared::Shared;
+pub use status::JournalStatus;
+
+use crate::event::{EncodeError, Event, EventId};
+use header::{HEADER_BYTES, PAGE_BYTES};
+
+/// Where the journal lives and how large it may become.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JournalSettings {
+    /// The directory, made when absent. It belongs to the journal alone.
+    pub directory: PathBuf,
+    /// Bytes of one segment file: a multiple of 4096, at least 16 KiB.
+    pub segment_bytes: u64,
+    /// Bytes all segment files may take: at least two segments.
+    pub max_bytes: u64,
+    /// How often written events are brought to the disk: what a power failure can take.
+    pub sync_interval: Duration,
+    /// Lanes at most; threads beyond share.
+    pub max_lanes: u16,
+}
+
+impl JournalSettings {
+    /// 64 MiB segments, 8 GiB in all, synced every 100 ms, 64 lanes.
+    pub fn new(directory: impl Into<PathBuf>) -> JournalSettings {
+        JournalSettings {
+            directory: directory.into(),
+            segment_bytes: 64 << 20,
+            max_bytes: 8 << 30,
+            sync_interval: Duration::from_millis(100),
+            max_lanes: 64,
+        }
+    }
+}
+
+/// One writer of one opening of one directory.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
+pub struct LaneKey {
+    /// The directory's random number.
+    pub node: u32,
+    /// The opening.
+    pub epoch: u32,
+    /// The writer.
+    pub lane: u16,
+}
+
+/// A place between two frames of a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// Index of the segment within the lane.
+    pub segment: u32,
+    /// Byte offset in the segment's file.
+    pub offset: u64,
+    /// Sequence of the frame that starts here.
+    pub sequence: u64,
+}
+
+impl Position {
+    /// Where every lane begins.
+    pub const START: Position =
+        Position { segment: 0, offset: HEADER_BYTES as u64, sequence: 0 };
+}
+
+/// Events that were written and can no longer be read: torn by a power failure or damaged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loss {
+    /// Whose.
+    pub lane: LaneKey,
+    /// The first that is missing.
+    pub first_sequence: u64,
+    /// How many are, as far as the writer's own account survived.
+    pub events: u64,
+    /// Their bytes, as far as known.
+    pub bytes: u64,
+}
+
+/// The journal could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// A setting that cannot work.
+    #[error("journal {field} is {value}, must be {must}")]
+    Setting {
+        /// The setting.
+        field: &'static str,
+        /// Its value.
+        value: u64,
+        /// What it must be.
+        must: &'static str,
+    },
+    /// Another process has it open.
+    #[error("the journal {} is in use by another process", path.display())]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A file or the directory could not be used.
+    #[error("journal {}", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A segment that this version cannot read; nothing was changed.
+    #[error("journal segment {}", path.display())]
+    Segment {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: SegmentError,
+    },
+}
+
+/// A header page that is none of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SegmentError {
+    /// Its magic or checksum is wrong.
+    #[error("the header is damaged")]
+    Header,
+    /// Written by another version.
+    #[error("segment layout {layout} with row layout {rows} is not known to this version")]
+    Layout {
+        /// Layout of the segment.
+        layout: u32,
+        /// Layout of its rows.
+        rows: u32,
+    },
+}
+
+/// The event was not written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// Bound or disk reached.
+    #[error("the journal is full")]
+    Full,
+    /// After `close`.
+    #[error("the journal is closed")]
+    Closed,
+    /// No row can hold it.
+    #[error("the event cannot be a row")]
+    Row(#[from] EncodeError),
+    /// Its row does not fit into a segment of the configured size.
+    #[error("the row has {bytes} bytes, a segment holds rows up to {limit}")]
+    TooLarge {
+        /// Bytes of the row.
+        bytes: usize,
+        /// Bytes the longest row may have.
+        limit: usize,
+    },
+}
+
+/// An open journal. Dropping it closes it.
+#[derive(Debug)]
+pub struct Journal {
+    shared: Arc<Shared>,
+    lock: Mutex<Option<File>>,
+    housekeeper: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+impl Journal {
+    /// Locks the directory, recovers what earlier openings left, raises the epoch durably and
+    /// starts the housekeeping thread. A journal without room opens, and says
+    /// [`Journal::is_full`]; everything else that is wrong is an error and changes nothing.
+    pub fn open(settings: JournalSettings) -> Result<Arc<Journal>, JournalError> {
+        check(&settings)?;
+        let path = settings.directory.clone();
+        let failed = |source| JournalError::Io { path: path.clone(), source };
+        std::fs::create_dir_all(&path).map_err(failed)?;
+        let lock = lock(&settings)?;
+        let shared = Arc::new(Shared::open(settings)?);
+        shared.replenish(true);
+        shared.publish();
+        let keeper = Arc::clone(&shared);
+        let housekeeper = std::thread::Builder::new()
+            .name("orbit-journal".to_owned())
+            .spawn(move || housekeeping::run(&keeper))
+            .map_err(failed)?;
+        shared.set_housekeeper(housekeeper.thread().clone());
+        Ok(Arc::new(Journal {
+            shared,
+            lock: Mutex::new(Some(lock)),
+            housekeeper: Mutex::new(Some(housekeeper)),
+        }))
+    }
+
+    /// Writes the event to the calling thread's lane. When this returns, the event survives
+    /// `kill -9`. No allocation, no system call and no waiting, except at a thread's first event
+    /// and at the change of a segment for which no spare is ready.
+    #[inline]
+    pub fn append(&self, event: &Event<'_>) -> Result<EventId, AppendError> {
+        let row_bytes = event.encoded_len()?;
+        claim::with_lane(&self.shared, |lane| {
+            lane.append(&self.shared.pool, event, row_bytes)
+        })
+    }
+
+    /// No room is guaranteed for further events: the caller applies its named policy. Events of
+    /// requests already on their way still fit: every active lane has a segment in reserve, or on
+    /// a full disk the rest of its own.
+    #[inline]
+    pub fn is_full(&self) -> bool {
+        self.shared.pool.is_full()
+    }
+
+    /// What there is, for metrics and readiness. Reads one frame per lane from the disk.
+    pub fn status(&self) -> JournalStatus {
+        let mut status = self.shared.status();
+        status.oldest_pending_ts_us = self.shared.oldest_pending_ts_us();
+        status
+    }
+
+    /// The directory's random number, kept for its life.
+    pub fn node(&self) -> u32 {
+        self.shared.identity.node
+    }
+
+    /// How often the directory has been opened, this time included.
+    pub fn epoch(&self) -> u32 {
+        self.shared.identity.epoch
+    }
+
+    /// The directory.
+    pub fn directory(&self) -> &std::path::Path {
+        &self.shared.settings.directory
+    }
+
+    /// Every lane that has events or may get some: those of earlier epochs first.
+    pub fn lanes(&self) -> Vec<LaneKey> {
+        self.shared.lanes().iter().map(|lane| lane.key()).collect()
+    }
+
+    /// Whether the lane can still get events.
+    pub fn is_live(&self, key: LaneKey) -> bool {
+        (key.node, key.epoch) == (self.node(), self.epoch())
+    }
+
+    /// Reads a lane from a position on; from the oldest event kept when there is none given.
+    /// `None` when there is no such lane.
+    pub fn reader(&self, key: LaneKey, from: Option<Position>) -> Option<LaneReader> {
+        let lane = self.shared.lane(key)?;
+        let from = from.or_else(|| Some(lane::start_of(lane.segment_from(0)?.as_ref())))?;
+        Some(LaneReader::new(lane, from))
+    }
+
+    /// Sequence after the last event committed to the lane.
+    pub fn next_sequence(&self, key: LaneKey) -> Option<u64> {
+        self.shared.lane(key).map(|lane| lane.next_sequence())
+    }
+
+    /// Brings a lane's events before `position` to the disk.
+    pub fn sync_lane(&self, key: LaneKey, position: Position) -> io::Result<()> {
+        let Some(lane) = self.shared.lane(key) else { return Ok(()) };
+        lane.sync(position.segment).map(|bytes| self.shared.note_synced(bytes))
+    }
+
+    /// Everything of the lane before `position` is in ClickHouse, durably noted by the caller:
+    /// segments that hold nothing else are removed.
+    pub fn acknowledge(&self, key: LaneKey, position: Position) -> io::Result<()> {
+        let Some(lane) = self.shared.lane(key) else { return Ok(()) };
+        let freed = lane.acknowledge(position)?;
+        if freed > 0 {
+            self.shared.pool.release(freed);
+        }
+        Ok(())
+    }
+
+    /// A lane of an earlier epoch of which everything is acknowledged: removed, durably.
+    pub fn retire(&self, key: LaneKey) -> io::Result<()> {
+        if self.is_live(key) {
+            return Ok(());
+        }
+        self.shared.retire(key)
+    }
+
+    /// Events that were written and can no longer be read, as found since opening.
+    pub fn losses(&self) -> Vec<Loss> {
+        self.shared.losses()
+    }
+
+    /// Refuses further events, brings everything to the disk, ends the thread and unlocks the
+    /// directory. What it holds stays. Idempotent.
+    pub fn close(&self) {
+        self.shared.close();
+        if let Some(housekeeper) = locked(&self.housekeeper).take() {
+            housekeeper.thread().unpark();
+            if housekeeper.join().is_err() {
+                tracing::error!("the journal's housekeeping thread had panicked");
+            }
+        }
+        let Some(lock) = locked(&self.lock).take() else { return };
+        self.shared.sync();
+        self.shared.pool.drain();
+        drop(lock);
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn check(settings: &JournalSettings) -> Result<(), JournalError> {
+    let JournalSettings { segment_bytes, max_bytes, sync_interval, max_lanes, .. } = settings;
+    let refuse = |field, value, must| Err(JournalError::Setting { field, value, must });
+    if !segment_bytes.is_multiple_of(PAGE_BYTES as u64) || *segment_bytes < 16 * 1024 {
+        return refuse("segment_bytes", *segment_bytes, "a multiple of 4096, at least 16384");
+    }
+    if *segment_bytes > 1 << 32 {
+        return refuse("segment_bytes", *segment_bytes, "at most 4 GiB");
+    }
+    if *max_bytes < 2 * segment_bytes {
+        return refuse("max_bytes", *max_bytes, "at least two segments");
+    }
+    if sync_interval.is_zero() {
+        return refuse("sync_interval", 0, "longer than nothing");
+    }
+    if *max_lanes == 0 {
+        return refuse("max_lanes", 0, "at least 1");
+    }
+    Ok(())
+}
+
+fn lock(settings: &JournalSettings) -> Result<File, JournalError> {
+    let path = settings.directory.join("lock");
+    let failed = |source| JournalError::Io { path: path.clone(), source };
+    let file = File::create(&path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            Err(JournalError::Locked { path: settings.directory.clone() })
+        }
+        Err(std::fs::TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
+/// A panic elsewhere leaves these locks' data whole: every change under them is a single step.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

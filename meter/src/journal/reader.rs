@@ -1,0 +1,210 @@
+//! Reading a lane: every committed frame once, in order, checked.
+//!
+//! Guarantees: a row is handed out only when its checksum agrees with its place; what cannot be
+//! read is skipped to the next segment and remembered as a [`Loss`](super::Loss), never guessed. Bytes are
+//! read from the file, not through the mapping.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::frame::{self, Found, FRAME_HEAD_BYTES, MAX_FRAME_BYTES, Seed};
+use super::lane::{Lane, start_of};
+use super::segment::{Extent, Segment};
+use super::{LaneKey, Loss, Position};
+use crate::event::EventId;
+
+/// Bytes asked of the file at once; more than the longest frame.
+const CHUNK_BYTES: usize = 1024 * 1024;
+const _: () = assert!(CHUNK_BYTES > MAX_FRAME_BYTES);
+
+/// A segment could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("reading {} at {offset}", path.display())]
+pub struct ReadError {
+    /// The segment's file.
+    pub path: PathBuf,
+    /// Where in it.
+    pub offset: u64,
+    /// What the system said.
+    #[source]
+    pub source: io::Error,
+}
+
+/// One event as it lies in the journal.
+#[derive(Debug, Clone, Copy)]
+pub struct Frame<'a> {
+    /// Its identity.
+    pub id: EventId,
+    /// Its row; see [`View::decode`](crate::event::View::decode).
+    pub row: &'a [u8],
+}
+
+/// Reads one lane from a position on.
+#[derive(Debug)]
+pub struct LaneReader {
+    lane: Arc<Lane>,
+    seed: Seed,
+    position: Position,
+    open: Option<Open>,
+    buffer: Vec<u8>,
+    /// The part of `buffer` that is read from the file and not yet handed out.
+    at: usize,
+    filled: usize,
+}
+
+#[derive(Debug)]
+struct Open {
+    segment: Arc<Segment>,
+    file: File,
+    extent: Extent,
+}
+
+impl LaneReader {
+    pub(super) fn new(lane: Arc<Lane>, position: Position) -> LaneReader {
+        let seed = Seed::new(lane.key());
+        let buffer = vec![0; CHUNK_BYTES];
+        LaneReader { lane, seed, position, open: None, buffer, at: 0, filled: 0 }
+    }
+
+    /// The lane.
+    pub fn key(&self) -> LaneKey {
+        self.lane.key()
+    }
+
+    /// Where the next frame will be looked for; everything before was handed out or is lost.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// The next committed event; `None` when there is none now. Of a lane of an earlier epoch,
+    /// there will then never be one.
+    #[inline]
+    pub fn read(&mut self) -> Result<Option<Frame<'_>>, ReadError> {
+        let sequence = self.position.sequence;
+        let Some(row) = self.advance()? else { return Ok(None) };
+        let LaneKey { node, epoch, lane } = self.lane.key();
+        // A step over lost events moves the sequence; the frame's is the one before the next.
+        debug_assert!(self.position.sequence > sequence);
+        let id = EventId { node, epoch, lane, sequence: self.position.sequence - 1 };
+        Ok(Some(Frame { id, row: &self.buffer[row] }))
+    }
+
+    #[inline]
+    fn advance(&mut self) -> Result<Option<Range<usize>>, ReadError> {
+        loop {
+            let bytes = &self.buffer[self.at..self.filled];
+            let needed = match frame::read(bytes, self.seed, self.position.sequence) {
+                Found::Row(row) => {
+                    let start = self.at + FRAME_HEAD_BYTES;
+                    let end = start + row.len();
+                    self.position.offset += (end - self.at) as u64;
+                    self.position.sequence += 1;
+                    self.at = end;
+                    return Ok(Some(start..end));
+                }
+                Found::Short(needed) => Some(needed),
+                Found::Nothing => None,
+            };
+            let is_filled = match needed {
+                Some(needed) => self.fill(needed)?,
+                None => false,
+            };
+            if !is_filled && !self.leave() {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Reads on in the current segment; false when it has fewer than `needed` bytes to give.
+    #[cold]
+    fn fill(&mut self, needed: usize) -> Result<bool, ReadError> {
+        if self.open.is_none() && !self.open_next()? {
+            return Ok(false);
+        }
+        let open = self.open.as_mut().expect("just opened");
+        open.extent = open.segment.extent();
+        let left = open.extent.end.saturating_sub(self.position.offset);
+        if left < needed as u64 {
+            return Ok(false);
+        }
+        let wanted = left.min(CHUNK_BYTES as u64) as usize;
+        let offset = self.position.offset;
+        open.file.read_exact_at(&mut self.buffer[..wanted], offset).map_err(|source| {
+            ReadError { path: open.segment.path().to_owned(), offset, source }
+        })?;
+        (self.at, self.filled) = (0, wanted);
+        Ok(true)
+    }
+
+    /// Opens the segment of the position, or the first there is after it.
+    fn open_next(&mut self) -> Result<bool, ReadError> {
+        let Some(segment) = self.lane.segment_from(self.position.segment) else {
+            return Ok(false);
+        };
+        let start = start_of(&segment);
+        if start.segment != self.position.segment {
+            self.skip_to(start);
+        }
+        let file = File::open(segment.path()).map_err(|source| ReadError {
+            path: segment.path().to_owned(),
+            offset: 0,
+            source,
+        })?;
+        let extent = segment.extent();
+        self.open = Some(Open { segment, file, extent });
+        Ok(true)
+    }
+
+    /// There is no frame at the position within what was readable. Goes to the next segment if
+    /// there is one; false when there is nothing to read for now.
+    #[cold]
+    fn leave(&mut self) -> bool {
+        let Some(open) = &self.open else { return false };
+        let torn = self.position.offset < open.extent.end.min(open.segment.claimed_end());
+        if !open.extent.is_final {
+            if torn {
+                let (lane, position) = (self.lane.key(), self.position);
+                tracing::error!(?lane, ?position, "unreadable frame in the segment being written");
+            }
+            return false;
+        }
+        let next = self.lane.segment_from(self.position.segment + 1);
+        match next.as_deref().map(start_of) {
+            Some(start) => {
+                self.skip_to(start);
+                true
+            }
+            None => {
+                if torn {
+                    let written = open.segment.next_sequence();
+                    let bytes = open.segment.claimed_end() - self.position.offset;
+                    self.note_loss(written, bytes);
+                }
+                false
+            }
+        }
+    }
+
+    fn skip_to(&mut self, start: Position) {
+        if start.sequence != self.position.sequence {
+            let unread = self.open.as_ref().map_or(0, |open| open.segment.claimed_end());
+            self.note_loss(start.sequence, unread.saturating_sub(self.position.offset));
+        }
+        self.position = start;
+        self.open = None;
+        (self.at, self.filled) = (0, 0);
+    }
+
+    fn note_loss(&self, next_sequence: u64, bytes: u64) {
+        self.lane.note_loss(Loss {
+            lane: self.lane.key(),
+            first_sequence: self.position.sequence,
+            events: next_sequence.saturating_sub(self.position.sequence),
+            bytes,
+        });
+    }
+}

@@ -1,0 +1,14 @@
+//! What a tenant did: from an answered request to a row in ClickHouse, counted exactly once.
+//!
+//! - [`event`]: one row per answered request, and its binary layout.
+//! - [`journal`]: where the row is kept before the client can have seen the end of its answer.
+//! - [`refusals`]: refused requests, counted per second instead of written one by one.
+//!
+//! Only this crate names ClickHouse; it knows nothing of the proxy.
+
+pub mod clickhouse;
+mod clock;
+mod durable;
+pub mod event;
+pub mod journal;
+pub mod refusals;

@@ -1,0 +1,204 @@
+//! A token bucket as one atomic word: the generic cell rate algorithm (ITU-T I.371, annex A).
+//!
+//! The word is the *theoretical arrival time* (TAT) in nanoseconds: the instant at which the
+//! bucket is full again. Taking `cost` tokens moves it `cost x interval` ahead of the later of
+//! itself and now; a take is refused when that would put it more than `burst x interval` ahead
+//! of now. So over any span a bucket admits at most `burst + span / interval` tokens, whatever
+//! the interleaving: each admission is one successful compare-and-swap (**P1**).
+//!
+//! When a reload changes a limit's rate or burst, the new bucket takes over what the old one
+//! had spent, in tokens (**P3**). The old word is sealed in the same step, so no take can slip
+//! in between; whoever meets a sealed bucket holds an old snapshot and asks the new one.
+
+use std::sync::Arc;
+
+use crate::sync::{AtomicU64, Mutex, Ordering};
+use crate::time::Nanos;
+
+/// No more takes here: a newer bucket took over.
+const SEALED: u64 = u64::MAX;
+/// Nothing taken yet: what the predecessor had spent has to be taken over first.
+const UNSETTLED: u64 = u64::MAX - 1;
+
+/// What a bucket is held to. Both are at least 1, and their product fits a `u64`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// Nanoseconds in which one token comes back.
+    pub interval_ns: u64,
+    /// Tokens the bucket holds when full.
+    pub burst: u64,
+}
+
+impl Terms {
+    fn tolerance_ns(self) -> u64 {
+        self.interval_ns * self.burst
+    }
+
+    /// Whole seconds, rounded up, in which an empty bucket fills.
+    pub fn refill_s(self) -> u64 {
+        self.tolerance_ns().div_ceil(Nanos::SECOND.0)
+    }
+
+    /// Where `cost` tokens would put a TAT of `word`; `None` if that is past the burst.
+    pub(crate) fn advance(self, word: u64, cost: u32, now: Nanos) -> Option<u64> {
+        let spent = self.interval_ns.saturating_mul(u64::from(cost));
+        let after = word.max(now.0).saturating_add(spent);
+        (after - now.0 <= self.tolerance_ns()).then_some(after)
+    }
+
+    /// Tokens left at a TAT of `word`.
+    pub(crate) fn remaining(self, word: u64, now: Nanos) -> u64 {
+        let ahead = word.saturating_sub(now.0);
+        self.tolerance_ns().saturating_sub(ahead) / self.interval_ns
+    }
+
+    /// The earliest instant at which `cost` tokens are there; `None` if never.
+    pub(crate) fn ready_at(self, word: u64, cost: u32) -> Option<Nanos> {
+        if u64::from(cost) > self.burst {
+            return None;
+        }
+        let missing = self.tolerance_ns() - self.interval_ns * u64::from(cost);
+        Some(Nanos(word.saturating_sub(missing)))
+    }
+}
+
+/// The answer of one bucket to one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Take {
+    /// The tokens are there, or have been taken.
+    Granted {
+        /// The word as it was: with it the take can be undone.
+        before: u64,
+        /// Tokens left after the take.
+        remaining: u64,
+    },
+    /// The tokens are not there; nothing changed.
+    Refused {
+        /// Tokens left, fewer than asked for.
+        remaining: u64,
+        /// When the same take would be granted if nothing else is taken; `None`: never, the
+        /// cost is above the burst.
+        ready_at: Option<Nanos>,
+    },
+    /// A newer bucket took over: ask the newer snapshot.
+    Sealed,
+}
+
+/// One token bucket. Full when made.
+#[derive(Debug)]
+pub struct Bucket {
+    word: AtomicU64,
+    heritage: Mutex<Option<Box<Heritage>>>,
+}
+
+/// The bucket before a change of terms, and both terms.
+#[derive(Debug)]
+struct Heritage {
+    from: Arc<Bucket>,
+    old: Terms,
+    new: Terms,
+}
+
+impl Default for Bucket {
+    fn default() -> Self {
+        Bucket { word: AtomicU64::new(0), heritage: Mutex::new(None) }
+    }
+}
+
+impl Bucket {
+    /// A bucket that continues `from` under new terms, as spent in tokens as that one is.
+    ///
+    /// `from` stays in use until the first take on the new one, or [`settle`](Self::settle).
+    pub fn inherit(from: Arc<Bucket>, old: Terms, new: Terms) -> Bucket {
+        Bucket {
+            word: AtomicU64::new(UNSETTLED),
+            heritage: Mutex::new(Some(Box::new(Heritage { from, old, new }))),
+        }
+    }
+
+    /// Takes over what the predecessor had spent, and seals it. Does nothing the second time.
+    pub fn settle(&self, now: Nanos) {
+        let mut heritage = self.heritage.lock().expect("no code panics holding this lock");
+        let Some(Heritage { from, old, new }) = heritage.take().map(|boxed| *boxed) else { return };
+        from.settle(now);
+        let spent_until = from.word.swap(SEALED, Ordering::AcqRel);
+        let debt_ns = u128::from(spent_until.saturating_sub(now.0));
+        // In tokens, rounded up: a change of terms must not forgive a fraction either.
+        let debt_ns = (debt_ns * u128::from(new.interval_ns)).div_ceil(u128::from(old.interval_ns));
+        let debt_ns = u64::try_from(debt_ns).unwrap_or(UNSETTLED - 1);
+        let word = now.0.saturating_add(debt_ns).min(UNSETTLED - 1);
+        self.word.store(word, Ordering::Release);
+    }
+
+    fn load(&self, now: Nanos) -> u64 {
+        loop {
+            let word = self.word.load(Ordering::Acquire);
+            if word != UNSETTLED {
+                return word;
+            }
+            self.settle(now);
+        }
+    }
+
+    /// What [`take`](Self::take) would answer; changes nothing.
+    pub fn look(&self, terms: Terms, cost: u32, now: Nanos) -> Take {
+        let word = self.load(now);
+        if word == SEALED {
+            return Take::Sealed;
+        }
+        match terms.advance(word, cost, now) {
+            Some(after) => Take::Granted { before: word, remaining: terms.remaining(after, now) },
+            None => Take::Refused {
+                remaining: terms.remaining(word, now),
+                ready_at: terms.ready_at(word, cost),
+            },
+        }
+    }
+
+    /// Takes `cost` tokens, all or none.
+    pub fn take(&self, terms: Terms, cost: u32, now: Nanos) -> Take {
+        let mut word = self.load(now);
+        loop {
+            if word == SEALED {
+                return Take::Sealed;
+            }
+            let Some(after) = terms.advance(word, cost, now) else {
+                return Take::Refused {
+                    remaining: terms.remaining(word, now),
+                    ready_at: terms.ready_at(word, cost),
+                };
+            };
+            match self.word.compare_exchange_weak(word, after, Ordering::AcqRel, Ordering::Acquire)
+            {
+                Ok(_) => {
+                    let remaining = terms.remaining(after, now);
+                    return Take::Granted { before: word, remaining };
+                }
+                Err(seen) => word = seen,
+            }
+        }
+    }
+
+    /// Undoes a take that found the word at `before`, to the exact word (**P2**).
+    ///
+    /// False when somebody took in between: then the tokens stay spent. Giving them back blind
+    /// could forgive time in which the bucket would have been full anyway, and admit too many
+    /// (**P1** is the stronger promise).
+    pub fn put_back(&self, terms: Terms, cost: u32, now: Nanos, before: u64) -> bool {
+        let Some(after) = terms.advance(before, cost, now) else { return false };
+        self.word.compare_exchange(after, before, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// Tokens left now.
+    pub fn remaining(&self, terms: Terms, now: Nanos) -> u64 {
+        match self.load(now) {
+            SEALED => 0,
+            word => terms.remaining(word, now),
+        }
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests;
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -1,0 +1,150 @@
+//! Properties of one bucket against a plain model, and of a change of terms.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::{Bucket, Take, Terms};
+use crate::time::Nanos;
+
+fn terms() -> impl Strategy<Value = Terms> {
+    (1_u64..5_000, 1_u64..50).prop_map(|(interval_ns, burst)| Terms { interval_ns, burst })
+}
+
+/// Steps of time and costs.
+fn asks() -> impl Strategy<Value = Vec<(u64, u32)>> {
+    prop::collection::vec((0_u64..20_000, 1_u32..8), 1..200)
+}
+
+/// The same limit by the book: a level of tokens in fractions of `interval_ns`.
+struct Model {
+    terms: Terms,
+    level: u128,
+    at: u64,
+}
+
+impl Model {
+    fn take(&mut self, cost: u32, now: u64) -> bool {
+        let full = u128::from(self.terms.interval_ns) * u128::from(self.terms.burst);
+        self.level = (self.level + u128::from(now - self.at)).min(full);
+        self.at = now;
+        let wanted = u128::from(cost) * u128::from(self.terms.interval_ns);
+        let granted = self.level >= wanted;
+        if granted {
+            self.level -= wanted;
+        }
+        granted
+    }
+}
+
+proptest! {
+    #[test]
+    fn p1_grants_exactly_what_the_model_grants(terms in terms(), asks in asks()) {
+        let bucket = Bucket::default();
+        let full = u128::from(terms.interval_ns) * u128::from(terms.burst);
+        let mut model = Model { terms, level: full, at: 1_000 };
+        let mut now = 1_000;
+        for (step, cost) in asks {
+            now += step;
+            let granted = matches!(bucket.take(terms, cost, Nanos(now)), Take::Granted { .. });
+            prop_assert_eq!(granted, model.take(cost, now));
+        }
+    }
+
+    #[test]
+    fn p1_never_more_than_rate_times_time_plus_burst(terms in terms(), asks in asks()) {
+        let bucket = Bucket::default();
+        let mut now = 0;
+        let mut grants: Vec<(u64, u64)> = Vec::new();
+        for (step, cost) in asks {
+            now += step;
+            if let Take::Granted { .. } = bucket.take(terms, cost, Nanos(now)) {
+                grants.push((now, cost.into()));
+            }
+        }
+        for from in 0..grants.len() {
+            let mut sum = 0;
+            for (at, cost) in &grants[from..] {
+                sum += cost;
+                prop_assert!(sum <= terms.burst + (at - grants[from].0) / terms.interval_ns);
+            }
+        }
+    }
+
+    #[test]
+    fn refused_before_the_promised_instant_and_granted_at_it(terms in terms(), asks in asks()) {
+        let bucket = Bucket::default();
+        let mut now = 0;
+        for (step, cost) in asks {
+            now += step;
+            let Take::Refused { ready_at, .. } = bucket.take(terms, cost, Nanos(now)) else {
+                continue;
+            };
+            let Some(ready_at) = ready_at else {
+                prop_assert!(u64::from(cost) > terms.burst);
+                continue;
+            };
+            let early = bucket.look(terms, cost, Nanos(ready_at.0 - 1));
+            prop_assert!(matches!(early, Take::Refused { .. }), "early {early:?}");
+            let in_time = bucket.look(terms, cost, ready_at);
+            prop_assert!(matches!(in_time, Take::Granted { .. }), "in time {in_time:?}");
+        }
+    }
+
+    #[test]
+    fn p2_put_back_restores_the_exact_word(terms in terms(), asks in asks()) {
+        let bucket = Bucket::default();
+        let mut now = 0;
+        for (step, cost) in asks {
+            now += step;
+            let word = bucket.load(Nanos(now));
+            if let Take::Granted { before, .. } = bucket.take(terms, cost, Nanos(now))
+                && step % 2 == 0
+            {
+                prop_assert_eq!(before, word);
+                prop_assert!(bucket.put_back(terms, cost, Nanos(now), before));
+                prop_assert_eq!(bucket.load(Nanos(now)), word);
+            }
+        }
+    }
+
+    #[test]
+    fn p3_new_terms_forgive_nothing_and_charge_at_most_one_token_more(
+        old in terms(), new in terms(), asks in asks(), pause in 0_u64..50_000,
+    ) {
+        let before = Arc::new(Bucket::default());
+        let mut now = 0;
+        for (step, cost) in asks {
+            now += step;
+            before.take(old, cost, Nanos(now));
+        }
+        now += pause;
+        let now = Nanos(now);
+        let spent = old.burst - before.remaining(old, now);
+        let after = Bucket::inherit(Arc::clone(&before), old, new);
+        let left = after.remaining(new, now);
+        prop_assert!(left <= new.burst.saturating_sub(spent), "spent {} left {}", spent, left);
+        // What was spent in part counts as a whole token at most.
+        prop_assert!(left + spent + 1 >= new.burst, "spent {} left {}", spent, left);
+        prop_assert_eq!(before.take(old, 1, now), Take::Sealed);
+    }
+}
+
+#[test]
+fn a_cost_above_the_burst_is_never_ready() {
+    let terms = Terms { interval_ns: 10, burst: 3 };
+    let take = Bucket::default().take(terms, 4, Nanos(5));
+    assert_eq!(take, Take::Refused { remaining: 3, ready_at: None });
+}
+
+#[test]
+fn p3_a_chain_of_unused_buckets_settles_in_one_go() {
+    let terms = |burst| Terms { interval_ns: 100, burst };
+    let first = Arc::new(Bucket::default());
+    for _ in 0..4 {
+        first.take(terms(5), 1, Nanos(0));
+    }
+    let second = Arc::new(Bucket::inherit(Arc::clone(&first), terms(5), terms(6)));
+    let third = Bucket::inherit(second, terms(6), terms(7));
+    assert_eq!(third.remaining(terms(7), Nanos(0)), 3);
+}

@@ -1,0 +1,125 @@
+//! Names to numbers: ids of one kind, and interned values.
+
+use std::hash::Hash;
+
+use foldhash::fast::FixedState;
+use hashbrown::{HashMap, HashSet};
+
+use crate::diagnostics::{Findings, Place};
+use crate::documents::{Located, Text};
+
+/// Ids of tables that could not be read: a reference to one of them is not a second mistake.
+pub(crate) struct Broken<'d>(HashSet<(&'static str, &'d str), FixedState>);
+
+impl<'d> Broken<'d> {
+    pub(super) fn new(broken: &'d [(&'static str, Text<'_>)]) -> Self {
+        Broken(broken.iter().map(|(kind, id)| (*kind, &**id)).collect())
+    }
+
+    pub(super) fn has(&self, kind: &'static str, id: &str) -> bool {
+        self.0.contains(&(kind, id))
+    }
+}
+
+/// The ids of one kind of table, numbered in the order of the text.
+pub(super) struct Index<'d> {
+    kind: &'static str,
+    map: HashMap<&'d str, (u32, Place), FixedState>,
+}
+
+impl<'d> Index<'d> {
+    /// An id that is there twice is a finding.
+    pub(super) fn build<'i: 'd>(
+        kind: &'static str,
+        ids: impl ExactSizeIterator<Item = &'d Located<Text<'i>>>,
+        findings: &mut Findings,
+    ) -> Self {
+        let mut map = HashMap::with_capacity_and_hasher(ids.len(), FixedState::default());
+        for (index, id) in ids.enumerate() {
+            let (_, first) = *map.entry(&*id.value).or_insert((index as u32, id.place));
+            if first != id.place {
+                let key = format!("{kind}.{}.id", id.value);
+                findings.add_with(id.place, key, "the id is taken already, at", first);
+            }
+        }
+        Index { kind, map }
+    }
+
+    pub(super) fn get(&self, id: &str) -> Option<u32> {
+        self.map.get(id).map(|(index, _)| *index)
+    }
+
+    /// The number of the id a table refers to; a finding at `key` if there is none.
+    pub(super) fn refer(
+        &self,
+        id: &Located<Text<'_>>,
+        key: impl FnOnce() -> String,
+        broken: &Broken<'_>,
+        findings: &mut Findings,
+    ) -> Option<u32> {
+        let found = self.get(&id.value);
+        if found.is_none() && !broken.has(self.kind, &id.value) {
+            let message =
+                format!("there is no {} `{}`{}", self.kind, id.value, self.hint(&id.value));
+            findings.add(id.place, key(), message);
+        }
+        found
+    }
+
+    /// The nearest id that is there, for a slip of the pen.
+    fn hint(&self, wrong: &str) -> String {
+        if self.map.len() > 10_000 {
+            return String::new();
+        }
+        let near = self.map.keys().map(|id| (distance(wrong, id), *id)).min();
+        match near.filter(|(distance, _)| *distance <= 2) {
+            Some((_, id)) => format!("; did you mean `{id}`?"),
+            None => String::new(),
+        }
+    }
+}
+
+/// Levenshtein distance.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let change = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+/// Equal values once, numbered in the order they came.
+pub(super) struct Interner<T> {
+    items: Vec<T>,
+    map: HashMap<T, u32, FixedState>,
+}
+
+impl<T: Clone + Eq + Hash> Interner<T> {
+    pub(super) fn new() -> Self {
+        Interner { items: Vec::new(), map: HashMap::default() }
+    }
+
+    pub(super) fn intern(&mut self, item: T) -> u32 {
+        if let Some(index) = self.map.get(&item) {
+            return *index;
+        }
+        let index = self.items.len() as u32;
+        self.items.push(item.clone());
+        self.map.insert(item, index);
+        index
+    }
+
+    pub(super) fn get(&self, index: u32) -> &T {
+        &self.items[index as usize]
+    }
+
+    pub(super) fn into_items(self) -> Vec<T> {
+        self.items
+    }
+}

@@ -1,0 +1,362 @@
+//! The decision on one request: identify, route, then admit along the whole chain of limits.
+//!
+//! A chain is walked twice. The first walk only looks, from the narrowest level to the widest;
+//! if any level would refuse, nothing has been touched (**P2**) and the answer knows the longest
+//! wait of all of them. The second walk takes. Should another request have taken the last token
+//! in between, what was taken here is put back, bucket by bucket, to the exact word it was.
+//!
+//! No allocation, no lock (but the shard lock of per-client limits), no formatting.
+
+mod chain;
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::snapshot::{
+    COMPOSED, Caller, Level, NoRoute, NotIdentified, Route, RouteIndex, Slot, Snapshot, Status,
+    Tenant,
+};
+use crate::time::Nanos;
+use chain::{Chain, Walk};
+
+/// More limits than this on one chain are refused at validation.
+pub(crate) const MAX_CHAIN: usize = 32;
+
+/// A request as the policy sees it.
+pub struct Call<'a> {
+    /// The API key as presented.
+    pub key: Option<&'a [u8]>,
+    /// Host, with or without a port.
+    pub host: &'a str,
+    /// Path without the query.
+    pub path: &'a str,
+    /// Method, upper case.
+    pub method: &'a str,
+    /// The client's address.
+    pub client: IpAddr,
+    /// A request header by its lower-case name; asked only where an app names its end users.
+    pub header: &'a dyn Fn(&str) -> Option<&'a [u8]>,
+    /// The one reading of the clock for this request.
+    pub now: Nanos,
+}
+
+/// The answer to a [`Call`].
+pub enum Decision {
+    /// Forward it.
+    Admit(Admission),
+    /// Refuse it.
+    Deny(Denial),
+}
+
+/// An admitted request. Dropping it gives its concurrency permits back.
+pub struct Admission {
+    /// Who, where, and the permits.
+    pub permit: Permit,
+    standing: Option<Standing>,
+}
+
+/// The limit nearest to its end.
+#[derive(Clone, Copy, Debug)]
+struct Standing {
+    slot: u8,
+    remaining: u64,
+}
+
+/// What a request holds while it is in flight.
+pub struct Permit {
+    snapshot: Arc<Snapshot>,
+    caller: Caller,
+    route: RouteIndex,
+    entered: u32,
+}
+
+/// A refused request.
+pub struct Denial {
+    snapshot: Arc<Snapshot>,
+    /// Whose request it was, where that is known.
+    pub caller: Option<Caller>,
+    /// Its route, where that is known.
+    pub route: Option<RouteIndex>,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Why a request is refused. Closed: it is the metric's label, and each maps to one status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// 401.
+    NotIdentified(NotIdentified),
+    /// 404, 405 or 400.
+    NoRoute(NoRoute),
+    /// 403.
+    Suspended,
+    /// 402.
+    Unpaid,
+    /// 403: neither plan nor add-ons grant the app.
+    NotEntitled,
+    /// 429.
+    Limited(Limited),
+}
+
+/// Which limits refused, and until when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limited {
+    slot: u8,
+    violated: u32,
+    /// Tokens left at the limit that refused, fewer than the request costs.
+    pub remaining: u64,
+    /// The earliest instant at which the same request would be admitted by every limit if
+    /// nothing else is taken; `None` when that is not known (a concurrency limit) or never.
+    pub ready_at: Option<Nanos>,
+    /// Whether it is a concurrency limit.
+    pub concurrency: bool,
+    /// Whether the request costs more than the limit's burst, and so can never be admitted.
+    pub never: bool,
+}
+
+/// A limit as shown to a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LimitView<'a> {
+    /// `team/requests`: unique on a tenant's chain in all but odd trees.
+    pub name: &'a str,
+    /// Where it stands.
+    pub level: Level,
+    /// The tenant it stands at.
+    pub tenant: &'a str,
+    /// Tokens when full, or requests in flight at most.
+    pub quota: u64,
+    /// Seconds in which an empty bucket fills; 0 for a concurrency limit.
+    pub window_s: u64,
+}
+
+/// One member of a `RateLimit-Policy` list (draft-ietf-httpapi-ratelimit-headers-11).
+pub struct PolicyItem<'a> {
+    /// The limit's full name.
+    pub name: &'a str,
+    /// As in [`LimitView`].
+    pub quota: u64,
+    /// As in [`LimitView`].
+    pub window_s: u64,
+}
+
+impl fmt::Display for PolicyItem<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let PolicyItem { name, quota, window_s } = self;
+        match window_s {
+            0 => write!(f, "\"{name}\";q={quota};qu=\"concurrent-requests\""),
+            _ => write!(f, "\"{name}\";q={quota};w={window_s}"),
+        }
+    }
+}
+
+impl<'a> LimitView<'a> {
+    /// The limit as a member of `RateLimit-Policy`.
+    pub fn policy_item(&self) -> PolicyItem<'a> {
+        PolicyItem { name: self.name, quota: self.quota, window_s: self.window_s }
+    }
+}
+
+impl Snapshot {
+    /// Decides a request. `None`: this snapshot is no longer in force, ask the newer one.
+    pub fn decide(self: &Arc<Self>, call: &Call<'_>) -> Option<Decision> {
+        let caller = match self.identify(call.key) {
+            Ok(caller) => caller,
+            Err(why) => return Some(self.deny(None, None, Reason::NotIdentified(why))),
+        };
+        let route = match self.route(call.host, call.path, call.method) {
+            Ok(route) => route,
+            Err(why) => return Some(self.deny(Some(caller), None, Reason::NoRoute(why))),
+        };
+        self.admit(caller, route, call)
+    }
+
+    /// The part of [`decide`](Self::decide) after identity and route.
+    pub fn admit(
+        self: &Arc<Self>,
+        caller: Caller,
+        route: RouteIndex,
+        call: &Call<'_>,
+    ) -> Option<Decision> {
+        let tenant = &self.tenants[caller.tenant as usize];
+        let rule = &self.routes[route.0 as usize];
+        let deny = |reason| Some(self.deny(Some(caller), Some(route), reason));
+        match tenant.status {
+            Status::Active => {}
+            Status::Suspended => return deny(Reason::Suspended),
+            Status::Unpaid => return deny(Reason::Unpaid),
+        }
+        if !tenant.apps.contains(rule.app) {
+            return deny(Reason::NotEntitled);
+        }
+        let chain = Chain::new(self, caller, route, call);
+        match chain.walk() {
+            Walk::Admitted { entered, nearest } => {
+                let permit = Permit { snapshot: Arc::clone(self), caller, route, entered };
+                let standing = nearest.map(|(slot, remaining)| Standing { slot, remaining });
+                Some(Decision::Admit(Admission { permit, standing }))
+            }
+            Walk::Refused(limited) => deny(Reason::Limited(limited)),
+            Walk::Stale => None,
+        }
+    }
+
+    fn deny(
+        self: &Arc<Self>,
+        caller: Option<Caller>,
+        route: Option<RouteIndex>,
+        reason: Reason,
+    ) -> Decision {
+        Decision::Deny(Denial { snapshot: Arc::clone(self), caller, route, reason })
+    }
+
+    fn slot(&self, caller: Caller, index: u8) -> &Slot {
+        let own = &self.keys[caller.key as usize].own;
+        let chain = &self.tenants[caller.tenant as usize].chain;
+        own.iter().chain(&**chain).nth(index.into()).expect("slots are named by this snapshot")
+    }
+
+    fn view(&self, slot: &Slot) -> LimitView<'_> {
+        let (quota, window_s) = slot.quota();
+        LimitView {
+            name: &self.labels[slot.label as usize].full,
+            level: slot.level,
+            tenant: &self.tenants[slot.owner as usize].id,
+            quota,
+            window_s,
+        }
+    }
+
+    fn views(&self, caller: Caller, route: RouteIndex) -> impl Iterator<Item = LimitView<'_>> {
+        let own = &self.keys[caller.key as usize].own;
+        let chain = &self.tenants[caller.tenant as usize].chain;
+        let applies = move |slot: &&Slot| self.applies(slot, route);
+        own.iter().chain(&**chain).filter(applies).map(|slot| self.view(slot))
+    }
+}
+
+impl Permit {
+    /// The tenant.
+    pub fn tenant(&self) -> &Tenant {
+        &self.snapshot.tenants[self.caller.tenant as usize]
+    }
+
+    /// The id of the key that was used.
+    pub fn key_id(&self) -> &str {
+        self.snapshot.keys[self.caller.key as usize].id.as_str()
+    }
+
+    /// The plan's id.
+    pub fn plan_id(&self) -> &str {
+        &self.snapshot.plan_of(self.tenant()).id
+    }
+
+    /// The route.
+    pub fn route(&self) -> &Route {
+        &self.snapshot.routes[self.route.0 as usize]
+    }
+
+    /// The app's id.
+    pub fn app_id(&self) -> &str {
+        &self.snapshot.apps[self.route().app as usize].id
+    }
+
+    /// The snapshot that admitted the request.
+    pub fn snapshot(&self) -> &Arc<Snapshot> {
+        &self.snapshot
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if self.entered != 0 {
+            chain::leave(&self.snapshot, self.caller, self.entered);
+        }
+    }
+}
+
+impl Admission {
+    /// The limit nearest to its end, what is left of it, and in how many seconds there is more
+    /// (the time of one token, rounded up). `None`: no rate limit applies.
+    pub fn nearest(&self) -> Option<(LimitView<'_>, u64, u64)> {
+        let Standing { slot, remaining } = self.standing?;
+        let snapshot = &self.permit.snapshot;
+        let slot = snapshot.slot(self.permit.caller, slot);
+        let seconds = slot.terms().map_or(1, |t| t.interval_ns.div_ceil(Nanos::SECOND.0));
+        Some((snapshot.view(slot), remaining, seconds))
+    }
+
+    /// Which of [`Snapshot::policy_fields`] lists the limits of this request; `None`: put it
+    /// together from [`limits`](Self::limits).
+    pub fn policy_field(&self) -> Option<usize> {
+        let permit = &self.permit;
+        let own = &permit.snapshot.keys[permit.caller.key as usize].own;
+        let field = permit.tenant().policy_field;
+        (own.is_empty() && field != COMPOSED).then_some(field as usize)
+    }
+
+    /// The limits that held this request, narrowest first.
+    pub fn limits(&self) -> impl Iterator<Item = LimitView<'_>> {
+        self.permit.snapshot.views(self.permit.caller, self.permit.route)
+    }
+}
+
+impl Denial {
+    /// The tenant, where it is known.
+    pub fn tenant(&self) -> Option<&Tenant> {
+        self.caller.map(|caller| &self.snapshot.tenants[caller.tenant as usize])
+    }
+
+    /// The id of the key that was used, where it is known.
+    pub fn key_id(&self) -> Option<&str> {
+        self.caller.map(|caller| self.snapshot.keys[caller.key as usize].id.as_str())
+    }
+
+    /// The plan's id, where the tenant is known.
+    pub fn plan_id(&self) -> Option<&str> {
+        self.tenant().map(|tenant| &*self.snapshot.plan_of(tenant).id)
+    }
+
+    /// The route, where it is known.
+    pub fn route(&self) -> Option<&Route> {
+        self.route.map(|route| &self.snapshot.routes[route.0 as usize])
+    }
+
+    /// The app's id, where the route is known.
+    pub fn app_id(&self) -> Option<&str> {
+        self.route().map(|route| &*self.snapshot.apps[route.app as usize].id)
+    }
+
+    /// The plans and add-ons that would grant the app, as a list for people.
+    pub fn granted_by(&self) -> Option<&str> {
+        self.route().map(|route| &*self.snapshot.apps[route.app as usize].granted_by)
+    }
+
+    /// The limit that holds longest, if limits refused.
+    pub fn limit(&self) -> Option<LimitView<'_>> {
+        let (Reason::Limited(limited), Some(caller)) = (self.reason, self.caller) else {
+            return None;
+        };
+        Some(self.snapshot.view(self.snapshot.slot(caller, limited.slot)))
+    }
+
+    /// Every limit that would have refused, narrowest first.
+    pub fn violated(&self) -> impl Iterator<Item = LimitView<'_>> {
+        let (mask, caller) = match (self.reason, self.caller) {
+            (Reason::Limited(limited), Some(caller)) => (limited.violated, Some(caller)),
+            _ => (0, None),
+        };
+        (0..MAX_CHAIN as u8).filter(move |index| mask >> index & 1 == 1).filter_map(move |index| {
+            caller.map(|caller| self.snapshot.view(self.snapshot.slot(caller, index)))
+        })
+    }
+
+    /// The limits that hold such a request, narrowest first; none where it is nobody's.
+    pub fn limits(&self) -> impl Iterator<Item = LimitView<'_>> {
+        let known = self.caller.zip(self.route);
+        known.into_iter().flat_map(|(caller, route)| self.snapshot.views(caller, route))
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+pub(crate) mod tests;

@@ -1,0 +1,256 @@
+//! A chain of limits, taken all or nothing.
+
+use crate::bucket::{Take, Terms};
+use crate::documents::Each;
+use crate::dynamic::{DynamicTake, Subject};
+use crate::snapshot::{Caller, Control, EVERYWHERE, RouteIndex, Slot, Snapshot};
+use crate::time::Nanos;
+
+use super::{Call, Limited, MAX_CHAIN};
+
+/// What came of a walk.
+pub(super) enum Walk {
+    Admitted { entered: u32, nearest: Option<(u8, u64)> },
+    Refused(Limited),
+    Stale,
+}
+
+pub(super) struct Chain<'c, 'a> {
+    snapshot: &'c Snapshot,
+    own: &'c [Slot],
+    shared: &'c [Slot],
+    route: RouteIndex,
+    cost: u32,
+    call: &'c Call<'a>,
+}
+
+enum Step {
+    Granted { before: u64, remaining: u64 },
+    Refused { remaining: u64, ready_at: Option<Nanos> },
+    Entered,
+    Full,
+    Sealed,
+    Exempt,
+}
+
+impl Snapshot {
+    pub(super) fn applies(&self, slot: &Slot, route: RouteIndex) -> bool {
+        slot.scope == EVERYWHERE || self.scopes[slot.scope as usize].contains(route.0)
+    }
+}
+
+impl Slot {
+    pub(crate) fn terms(&self) -> Option<Terms> {
+        match &self.control {
+            Control::Bucket { terms, .. } | Control::Each { terms, .. } => Some(*terms),
+            Control::Gauge { .. } => None,
+        }
+    }
+
+    /// Tokens when full and seconds to fill; for a concurrency limit its maximum and 0.
+    pub(crate) fn quota(&self) -> (u64, u64) {
+        match &self.control {
+            Control::Bucket { terms, .. } | Control::Each { terms, .. } => {
+                (terms.burst, terms.refill_s())
+            }
+            Control::Gauge { max, .. } => (u64::from(*max), 0),
+        }
+    }
+}
+
+impl<'c, 'a> Chain<'c, 'a> {
+    pub(super) fn new(
+        snapshot: &'c Snapshot,
+        caller: Caller,
+        route: RouteIndex,
+        call: &'c Call<'a>,
+    ) -> Self {
+        Chain {
+            snapshot,
+            own: &snapshot.keys[caller.key as usize].own,
+            shared: &snapshot.tenants[caller.tenant as usize].chain,
+            route,
+            cost: snapshot.routes[route.0 as usize].cost,
+            call,
+        }
+    }
+
+    fn slots(&self) -> impl Iterator<Item = (u8, &'c Slot)> {
+        let all = (0..).zip(self.own.iter().chain(self.shared));
+        all.filter(|(_, slot)| self.snapshot.applies(slot, self.route))
+    }
+
+    pub(super) fn walk(&self) -> Walk {
+        if let Some(refused) = self.look() {
+            return refused;
+        }
+        self.take()
+    }
+
+    /// Asks every level and changes none. `None`: every level would grant.
+    fn look(&self) -> Option<Walk> {
+        let mut refusals = Refusals::default();
+        for (index, slot) in self.slots() {
+            match self.step(slot, true) {
+                Step::Refused { remaining, ready_at } => {
+                    refusals.add(index, remaining, ready_at, false);
+                }
+                Step::Full => refusals.add(index, 0, None, true),
+                Step::Sealed => return Some(Walk::Stale),
+                Step::Granted { .. } | Step::Entered | Step::Exempt => {}
+            }
+        }
+        refusals.finish().map(Walk::Refused)
+    }
+
+    fn take(&self) -> Walk {
+        let mut before = [0; MAX_CHAIN];
+        let mut taken = 0_u32;
+        let mut entered = 0_u32;
+        let mut nearest: Option<(u8, u64)> = None;
+        for (index, slot) in self.slots() {
+            let mut refusals = Refusals::default();
+            match self.step(slot, false) {
+                Step::Granted { before: word, remaining } => {
+                    before[index as usize] = word;
+                    taken |= 1 << index;
+                    if nearest.is_none_or(|(_, least)| remaining < least) {
+                        nearest = Some((index, remaining));
+                    }
+                    continue;
+                }
+                Step::Entered => {
+                    entered |= 1 << index;
+                    continue;
+                }
+                Step::Exempt => continue,
+                Step::Sealed => {}
+                Step::Refused { remaining, ready_at } => {
+                    refusals.add(index, remaining, ready_at, false);
+                }
+                Step::Full => refusals.add(index, 0, None, true),
+            }
+            self.put_back(taken, entered, &before);
+            return refusals.finish().map_or(Walk::Stale, Walk::Refused);
+        }
+        Walk::Admitted { entered, nearest }
+    }
+
+    fn step(&self, slot: &Slot, look: bool) -> Step {
+        let Call { now, .. } = *self.call;
+        match &slot.control {
+            Control::Bucket { .. } | Control::Each { .. } if self.cost == 0 => Step::Exempt,
+            Control::Bucket { bucket, terms } => {
+                let take = if look {
+                    bucket.look(*terms, self.cost, now)
+                } else {
+                    bucket.take(*terms, self.cost, now)
+                };
+                match take {
+                    Take::Granted { before, remaining } => Step::Granted { before, remaining },
+                    Take::Refused { remaining, ready_at } => Step::Refused { remaining, ready_at },
+                    Take::Sealed => Step::Sealed,
+                }
+            }
+            Control::Gauge { gauge, max } if look => {
+                if gauge.count() < *max {
+                    Step::Entered
+                } else {
+                    Step::Full
+                }
+            }
+            Control::Gauge { gauge, max } => {
+                if gauge.enter(*max) {
+                    Step::Entered
+                } else {
+                    Step::Full
+                }
+            }
+            Control::Each { each, limit, terms } => {
+                let Some(subject) = self.subject(*each, *limit) else { return Step::Exempt };
+                let key = (*limit, subject);
+                match self.snapshot.dynamic.take(key, *terms, self.cost, now, look) {
+                    DynamicTake::Granted { before, remaining } => {
+                        Step::Granted { before, remaining }
+                    }
+                    DynamicTake::Refused { remaining, ready_at } => {
+                        Step::Refused { remaining, ready_at }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whom a per-client limit holds here. A request that names no end user is held by the
+    /// user with the empty name, so that leaving the header out gains nothing.
+    fn subject(&self, each: Each, limit: u64) -> Option<Subject> {
+        let dynamic = &self.snapshot.dynamic;
+        match each {
+            Each::ClientIp => Some(dynamic.client(limit, self.call.client)),
+            Each::EndUser => {
+                let app = self.snapshot.routes[self.route.0 as usize].app;
+                let header = self.snapshot.apps[app as usize].end_user_header.as_deref()?;
+                let user = (self.call.header)(header).unwrap_or_default();
+                Some(dynamic.user(limit, user))
+            }
+        }
+    }
+
+    fn put_back(&self, taken: u32, entered: u32, before: &[u64; MAX_CHAIN]) {
+        let now = self.call.now;
+        for (index, slot) in self.slots() {
+            if (taken | entered) >> index & 1 == 0 {
+                continue;
+            }
+            let before = before[index as usize];
+            match &slot.control {
+                Control::Bucket { bucket, terms } => {
+                    bucket.put_back(*terms, self.cost, now, before);
+                }
+                Control::Gauge { gauge, .. } => gauge.leave(),
+                Control::Each { each, limit, terms } => {
+                    if let Some(subject) = self.subject(*each, *limit) {
+                        self.snapshot.dynamic.put_back(subject, *terms, self.cost, now, before);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Releases the concurrency permits of a request.
+pub(super) fn leave(snapshot: &Snapshot, caller: Caller, entered: u32) {
+    let own = &snapshot.keys[caller.key as usize].own;
+    let shared = &snapshot.tenants[caller.tenant as usize].chain;
+    for (index, slot) in own.iter().chain(&**shared).enumerate() {
+        if entered >> index & 1 == 1
+            && let Control::Gauge { gauge, .. } = &slot.control
+        {
+            gauge.leave();
+        }
+    }
+}
+
+/// The refusals of one walk: which limits, which of them holds longest, and until when.
+#[derive(Default)]
+struct Refusals {
+    longest: Option<Limited>,
+    violated: u32,
+}
+
+impl Refusals {
+    fn add(&mut self, slot: u8, remaining: u64, ready_at: Option<Nanos>, concurrency: bool) {
+        self.violated |= 1 << slot;
+        let never = ready_at.is_none() && !concurrency;
+        let limited = Limited { slot, violated: 0, remaining, ready_at, concurrency, never };
+        // Never outlasts any instant, any instant outlasts a permit that may be free at once.
+        let rank = |l: &Limited| (l.never, l.ready_at);
+        if self.longest.as_ref().is_none_or(|longest| rank(&limited) > rank(longest)) {
+            self.longest = Some(limited);
+        }
+    }
+
+    fn finish(self) -> Option<Limited> {
+        self.longest.map(|limited| Limited { violated: self.violated, ..limited })
+    }
+}

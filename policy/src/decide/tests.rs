@@ -1,0 +1,239 @@
+//! The decision: who, where, which level refuses, and all or nothing (P1, P2).
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use proptest::prelude::*;
+use sha2::{Digest, Sha256};
+
+use super::{Call, Decision, Denial, Reason};
+use crate::keys::ApiKey;
+use crate::{Nanos, Policy, PolicySettings, Source};
+
+const SECRET: &str = "00000000000000000000000000000000";
+
+/// The stored hash of the test key with this id.
+pub(crate) fn hash_of(_id: &str) -> String {
+    let hash: [u8; 32] = Sha256::digest(SECRET).into();
+    crate::keys::SecretHash(hash).to_string()
+}
+
+/// A request of the test key with this id.
+pub(crate) struct Ask {
+    key: String,
+    path: String,
+    now: u64,
+    client: IpAddr,
+    user: Option<String>,
+}
+
+pub(crate) fn ask(id: &str, path: &str, now: u64) -> Ask {
+    let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    Ask {
+        key: crate::keys::tests::key_text(id, SECRET),
+        path: path.into(),
+        now,
+        client,
+        user: None,
+    }
+}
+
+impl Ask {
+    pub(crate) fn call(&self) -> Call<'_> {
+        Call {
+            key: Some(self.key.as_bytes()),
+            host: "api.example.com",
+            path: &self.path,
+            method: "GET",
+            client: self.client,
+            header: if self.user.is_some() { &|_| Some(b"someone") } else { &|_| None },
+            now: Nanos(self.now),
+        }
+    }
+}
+
+pub(crate) fn granted(policy: &Policy, ask: Ask) -> bool {
+    matches!(policy.decide(&ask.call()), Decision::Admit(_))
+}
+
+fn denied(policy: &Policy, ask: &Ask) -> Denial {
+    match policy.decide(&ask.call()) {
+        Decision::Deny(denial) => denial,
+        Decision::Admit(_) => panic!("admitted"),
+    }
+}
+
+const LEVELS: [&str; 7] =
+    ["key", "team", "department", "business_unit", "subsidiary", "holding", "plan"];
+
+/// Five levels, a key and a plan, each with a limit `requests` of the given (interval s, burst).
+fn full_tree(limits: [(u64, u64); 7], cost: u32) -> Policy {
+    let limit = |index: usize| {
+        let (seconds, burst) = limits[index];
+        // A rate of 86400/s per day is an interval of s seconds.
+        let rate = 86_400 / seconds;
+        format!(
+            r#"limits = [{{ name = "requests", rate = {rate}, per = "day", burst = {burst} }}]"#
+        )
+    };
+    let mut text = format!(
+        "[[plan]]\nid = \"p\"\n{}\n[[app]]\nid = \"crm\"\n[[app]]\nid = \"extra\"\n\
+         [[upstream]]\nid = \"u\"\npeers = [{{ address = \"127.0.0.1:1\" }}]\n\
+         [[route]]\nid = \"r\"\napp = \"crm\"\nupstream = \"u\"\ncost = {cost}\n\
+         [[route]]\nid = \"x\"\npath = \"/extra\"\napp = \"extra\"\nupstream = \"u\"\n",
+        limit(6)
+    );
+    text = text.replace("id = \"p\"\n", "id = \"p\"\napps = [\"crm\"]\n");
+    for (depth, level) in (1..=5).rev().enumerate() {
+        let parent = if depth == 0 {
+            "plan = \"p\"".to_owned()
+        } else {
+            format!("parent = \"{}\"", LEVELS[level + 1])
+        };
+        text.push_str(&format!(
+            "[[tenant]]\nid = \"{}\"\n{parent}\n{}\n",
+            LEVELS[level],
+            limit(level)
+        ));
+    }
+    text.push_str(&format!(
+        "[[key]]\nid = \"abcdefghi1\"\ntenant = \"team\"\nhash = \"{}\"\n{}\n",
+        hash_of(""),
+        limit(0)
+    ));
+    let sources = [Source { file: "t.toml".into(), text }];
+    let settings = PolicySettings { max_dynamic_keys: 10, hash_key: [0; 16] };
+    Policy::new(&sources, &settings).unwrap_or_else(|d| panic!("{d}"))
+}
+
+fn remaining(policy: &Policy, now: u64) -> Vec<(String, u64)> {
+    let usage = policy.load().usage("team", Nanos(now)).expect("the tenant is there");
+    usage
+        .into_iter()
+        .map(|limit| match limit.state {
+            crate::snapshot::LimitState::Rate { remaining, .. } => {
+                (limit.level.as_str().to_owned(), remaining)
+            }
+            other => panic!("{other:?}"),
+        })
+        .collect()
+}
+
+#[test]
+fn each_level_refuses_when_it_is_the_tightest_and_is_named() {
+    for tight in 0..7 {
+        let mut limits = [(1, 100); 7];
+        limits[tight] = (86_400, 3);
+        let policy = full_tree(limits, 1);
+        for _ in 0..3 {
+            assert!(granted(&policy, ask("abcdefghi1", "/", 0)));
+        }
+        let denial = denied(&policy, &ask("abcdefghi1", "/", 0));
+        let limit = denial.limit().expect("a limit refused");
+        assert_eq!(limit.level.as_str(), LEVELS[tight]);
+        assert_eq!(limit.name, format!("{}/requests", LEVELS[tight]));
+        assert_eq!(denial.violated().count(), 1);
+        let Reason::Limited(limited) = denial.reason else { panic!("{:?}", denial.reason) };
+        assert_eq!(limited.ready_at, Some(Nanos(86_400_000_000_000)));
+        assert_eq!(denial.limits().count(), 7);
+    }
+}
+
+#[test]
+fn p2_a_refused_request_changes_no_level() {
+    let mut limits = [(1, 100); 7];
+    limits[5] = (86_400, 2);
+    let policy = full_tree(limits, 1);
+    while granted(&policy, ask("abcdefghi1", "/", 0)) {}
+    let before = remaining(&policy, 0);
+    for _ in 0..1_000 {
+        assert!(!granted(&policy, ask("abcdefghi1", "/", 0)));
+    }
+    assert_eq!(remaining(&policy, 0), before);
+}
+
+#[test]
+fn the_wait_is_that_of_the_slowest_level_and_every_violated_one_is_listed() {
+    let mut limits = [(1, 100); 7];
+    limits[1] = (10, 1);
+    limits[4] = (60, 1);
+    let policy = full_tree(limits, 1);
+    assert!(granted(&policy, ask("abcdefghi1", "/", 0)));
+    let denial = denied(&policy, &ask("abcdefghi1", "/", 0));
+    let Reason::Limited(limited) = denial.reason else { panic!("{:?}", denial.reason) };
+    assert_eq!(limited.ready_at, Some(Nanos(60_000_000_000)));
+    assert_eq!(denial.limit().expect("a limit").level.as_str(), "subsidiary");
+    let violated: Vec<_> = denial.violated().map(|limit| limit.level.as_str()).collect();
+    assert_eq!(violated, ["team", "subsidiary"]);
+    assert!(!granted(&policy, ask("abcdefghi1", "/", 59_999_999_999)));
+    assert!(granted(&policy, ask("abcdefghi1", "/", 60_000_000_000)));
+}
+
+#[test]
+fn the_nearest_limit_is_reported_with_what_is_left() {
+    let mut limits = [(1, 100); 7];
+    limits[2] = (60, 5);
+    let policy = full_tree(limits, 2);
+    let ask = ask("abcdefghi1", "/", 0);
+    let Decision::Admit(admission) = policy.decide(&ask.call()) else { panic!("refused") };
+    let (limit, left, seconds) = admission.nearest().expect("there are limits");
+    assert_eq!((limit.name, limit.quota, limit.window_s), ("department/requests", 5, 300));
+    assert_eq!((left, seconds), (3, 60));
+    assert_eq!(admission.limits().count(), 7);
+}
+
+#[test]
+fn strangers_the_unentitled_and_the_unserved_are_told_apart() {
+    let policy = full_tree([(1, 100); 7], 1);
+    let mut stranger = ask("abcdefghi1", "/", 0);
+    stranger.key = ApiKey::generate("test").expect("a key").reveal().to_owned();
+    let reason = |ask: &Ask| format!("{:?}", denied(&policy, ask).reason);
+    assert_eq!(reason(&stranger), "NotIdentified(Unknown)");
+    stranger.key = "orb_".into();
+    assert_eq!(reason(&stranger), "NotIdentified(Malformed)");
+    assert_eq!(reason(&ask("abcdefghi1", "/extra", 0)), "NotEntitled");
+    assert_eq!(denied(&policy, &ask("abcdefghi1", "/extra", 0)).granted_by(), Some("nothing"));
+    let ask = ask("abcdefghi1", "/", 0);
+    let nobody = Call { key: None, ..ask.call() };
+    let Decision::Deny(denial) = policy.decide(&nobody) else { panic!("admitted") };
+    assert_eq!(format!("{:?}", denial.reason), "NotIdentified(NoKey)");
+}
+
+/// A chain by the book: check all, then take all.
+struct Model([(u64, u64, u64); 7]);
+
+impl Model {
+    fn take(&mut self, cost: u64, now: u64) -> bool {
+        let fits = |(tat, interval, burst): &(u64, u64, u64)| {
+            (*tat).max(now) + cost * interval <= now + interval * burst
+        };
+        let all = self.0.iter().all(fits);
+        if all {
+            for (tat, interval, _) in &mut self.0 {
+                *tat = (*tat).max(now) + cost * *interval;
+            }
+        }
+        all
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn p1_p2_the_tree_admits_exactly_what_the_model_admits(
+        limits in prop::array::uniform7((1_u64..20, 1_u64..30)),
+        cost in 1_u32..4,
+        steps in prop::collection::vec(0_u64..5_000_000_000, 1..300),
+    ) {
+        let policy = full_tree(limits, cost);
+        let mut model = Model(limits.map(|(seconds, burst)| {
+            let rate = 86_400 / seconds;
+            (0, 86_400_000_000_000_u64.div_ceil(rate), burst)
+        }));
+        let mut now = 0;
+        for step in steps {
+            now += step;
+            let granted = granted(&policy, ask("abcdefghi1", "/", now));
+            prop_assert_eq!(granted, model.take(cost.into(), now));
+        }
+    }
+}

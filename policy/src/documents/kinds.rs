@@ -1,0 +1,323 @@
+//! The seven kinds of tables, field by field, with their units and bounds.
+
+use super::fields::{Fields, Located, Text};
+use super::limit::LimitDoc;
+use crate::diagnostics::Place;
+use crate::snapshot::{ApiTier, Level, Status, SupportLevel};
+
+#[derive(Debug)]
+pub(crate) struct PlanDoc<'i> {
+    pub(crate) id: Located<Text<'i>>,
+    pub(crate) title: Option<Text<'i>>,
+    pub(crate) users: Option<u64>,
+    pub(crate) app_count: Option<u64>,
+    pub(crate) storage_gb: Option<u64>,
+    pub(crate) support: SupportLevel,
+    pub(crate) api_tier: ApiTier,
+    /// `None`: every app there is.
+    pub(crate) apps: Option<Vec<Located<Text<'i>>>>,
+    pub(crate) limits: Vec<LimitDoc<'i>>,
+}
+
+const MAX_COUNT: u64 = 1 << 40;
+const SUPPORT: &[(&str, SupportLevel)] = &[
+    ("8/5", SupportLevel::Basic),
+    ("12/7", SupportLevel::Premium),
+    ("24/7", SupportLevel::Enterprise),
+];
+const TIERS: &[(&str, ApiTier)] =
+    &[("basic", ApiTier::Basic), ("complete", ApiTier::Complete), ("premium", ApiTier::Premium)];
+
+fn limits<'i>(fields: &mut Fields<'_, 'i, '_>) -> Vec<LimitDoc<'i>> {
+    fields.tables("limits", LimitDoc::read).map_or_else(Vec::new, |limits| limits.value)
+}
+
+impl<'i> PlanDoc<'i> {
+    pub(crate) fn read(mut fields: Fields<'_, 'i, '_>) -> Option<Self> {
+        let id = fields.id("id");
+        let title = fields.text("title").map(|title| title.value);
+        let users = fields.integer("users", 1, MAX_COUNT).map(|n| n.value);
+        let app_count = fields.integer("app_count", 1, MAX_COUNT).map(|n| n.value);
+        let storage_gb = fields.integer("storage_gb", 1, MAX_COUNT).map(|n| n.value);
+        let support = fields.word("support", SUPPORT).map_or(SupportLevel::Basic, |s| s.value);
+        let api_tier = fields.word("api_tier", TIERS).map_or(ApiTier::Basic, |t| t.value);
+        let apps = fields.texts("apps");
+        let limits = limits(&mut fields);
+        let clean = fields.finish();
+        let id = id.filter(|_| clean)?;
+        Some(PlanDoc { id, title, users, app_count, storage_gb, support, api_tier, apps, limits })
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct AddonDoc<'i> {
+    pub(crate) id: Located<Text<'i>>,
+    pub(crate) apps: Vec<Located<Text<'i>>>,
+}
+
+impl<'i> AddonDoc<'i> {
+    pub(crate) fn read(mut fields: Fields<'_, 'i, '_>) -> Option<Self> {
+        let id = fields.id("id");
+        fields.for_people("title");
+        let apps = fields.texts("apps").unwrap_or_default();
+        let clean = fields.finish();
+        let id = id.filter(|_| clean)?;
+        Some(AddonDoc { id, apps })
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct AppDoc<'i> {
+    pub(crate) id: Located<Text<'i>>,
+    pub(crate) title: Option<Text<'i>>,
+    pub(crate) end_user_header: Option<Located<Text<'i>>>,
+}
+
+impl<'i> AppDoc<'i> {
+    pub(crate) fn read(mut fields: Fields<'_, 'i, '_>) -> Option<Self> {
+        let id = fields.id("id");
+        let title = fields.text("title").map(|title| title.value);
+        let end_user_header = fields.text("end_user_header");
+        if let Some(header) = &end_user_header
+            && !is_token(&header.value)
+        {
+            fields.find(header.place, "end_user_header", "is not a header name");
+        }
+        let clean = fields.finish();
+        let id = id.filter(|_| clean)?;
+        Some(AppDoc { id, title, end_user_header })
+    }
+}
+
+/// RFC 9110 section 5.6.2.
+fn is_token(text: &str) -> bool {
+    let extra = b"!#$%&'*+-.^_`|~";
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || extra.contains(&b))
+}
+
+#[derive(Debug)]
+pub(crate) struct RouteDoc<'i> {
+    pub(crate) id: Located<Text<'i>>,
+    pub(crate) app: Located<Text<'i>>,
+    pub(crate) host: Option<Located<Text<'i>>>,
+    pub(crate) path: Located<Text<'i>>,
+    pub(crate) methods: Option<Vec<Located<Text<'i>>>>,
+    pub(crate) upstream: Located<Text<'i>>,
+    pub(crate) meter: Option<Text<'i>>,
+    pub(crate) cost: u32,
+}
+
+impl<'i> RouteDoc<'i> {
+    pub(crate) fn read(mut fields: Fields<'_, 'i, '_>) -> Option<Self> {
+        let id = fields.id("id");
+        let app = fields.required_text("app");
+        let host = fields.text("host");
+        let path = fields.text("path");
+        let methods = fields.texts("methods");
+        let upstream = fields.required_text("upstream");
+        let meter = fields.text("meter").map(|meter| meter.value);
+        let cost = fields.integer("cost", 0, 1_000_000).map_or(1, |cost| cost.value as u32);
+        if let Some(path) = &path {
+            let fits = path.value.starts_with('/') && !path.value.contains(['?', '#', ' ']);
+            if !fits {
+                fields.find(path.place, "path", "a path prefix starts with `/` and has no query");
+            }
+        }
+        for method in methods.iter().flatten() {
+            let fits =
+                is_token(&method.value) && !method.value.bytes().any(|b| b.is_ascii_lowercase());
+            if !fits {
+                fields.find(method.place, "methods", "a method is an upper-case word such as GET");
+            }
+        }
+        let path = path.unwrap_or(Located { value: Text::Borrowed("/"), place: fields.place });
+        let clean = fields.finish();
+        let (Some(id), Some(app), Some(upstream), true) = (id, app, upstream, clean) else {
+            return None;
+        };
+        Some(RouteDoc { id, app, host, path, methods, upstream, meter, cost })
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct UpstreamDoc<'i> {
+    pub(crate) id: Located<Text<'i>>,
+    pub(crate) peers: Vec<PeerDoc<'i>>,
+    pub(crate) tls: bool,
+    pub(crate) sni: Option<Text<'i>>,
+    pub(crate) connect_timeout_ms: u64,
+    pub(crate) read_timeout_ms: u64,
+    pub(crate) write_timeout_ms: u64,
+    pub(crate) idle_timeout_ms: u64,
+    pub(crate) retries: u32,
+    pub(crate) health: Option<HealthDoc<'i>>,
+}
+
+#[derive(Debug)]
+pub(crate) struct PeerDoc<'i> {
+    pub(crate) address: Located<Text<'i>>,
+    pub(crate) weight: u32,
+}
+
+#[derive(Debug)]
+pub(crate) struct HealthDoc<'i> {
+    pub(crate) path: Text<'i>,
+    pub(crate) interval_ms: u64,
+    pub(crate) timeout_ms: u64,
+    pub(crate) healthy_after: u32,
+    pub(crate) unhealthy_after: u32,
+}
+
+const MAX_MS: u64 = 24 * 3_600_000;
+
+impl<'i> UpstreamDoc<'i> {
+    pub(crate) fn read(mut fields: Fields<'_, 'i, '_>) -> Option<Self> {
+        let id = fields.id("id");
+        let peers = fields.tables("peers", PeerDoc::read);
+        if peers.as_ref().is_none_or(|peers| peers.value.is_empty()) {
+            fields.find(fields.place, "peers", "an upstream needs at least one peer");
+        }
+        let tls = fields.boolean("tls").unwrap_or(false);
+        let sni = fields.text("sni").map(|sni| sni.value);
+        let mut ms = |key, default| fields.integer(key, 1, MAX_MS).map_or(default, |ms| ms.value);
+        let connect_timeout_ms = ms("connect_timeout_ms", 1_000);
+        let read_timeout_ms = ms("read_timeout_ms", 30_000);
+        let write_timeout_ms = ms("write_timeout_ms", 30_000);
+        let idle_timeout_ms = ms("idle_timeout_ms", 60_000);
+        let retries = fields.integer("retries", 0, 10).map_or(1, |n| n.value as u32);
+        let health = fields.table("health", HealthDoc::read);
+        let clean = fields.finish();
+        let (Some(id), Some(peers), true) = (id, peers, clean) else { return None };
+        Some(UpstreamDoc {
+            id,
+            peers: peers.value,
+            tls,
+            sni,
+            connect_timeout_ms,
+            read_timeout_ms,
+            write_timeout_ms,
+            idle_timeout_ms,
+            retries,
+            health,
+        })
+    }
+}
+
+impl<'i> PeerDoc<'i> {
+    fn read(mut fields: Fields<'_, 'i, '_>) -> Option<Self> {
+        let address = fields.required_text("address");
+        let weight = fields.integer("weight", 1, 1_000).map_or(1, |weight| weight.value as u32);
+        if let Some(address) = &address
+            && !is_host_port(&address.value)
+        {
+            fields.find(address.place, "address", "is not HOST:PORT");
+        }
+        let clean = fields.finish();
+        let address = address.filter(|_| clean)?;
+        Some(PeerDoc { address, weight })
+    }
+}
+
+fn is_host_port(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
+    })
+}
+
+impl<'i> HealthDoc<'i> {
+    fn read(mut fields: Fields<'_, 'i, '_>) -> Option<Self> {
+        let path = fields.text("path").map_or(Text::Borrowed("/"), |path| path.value);
+        let mut ms = |key, default| fields.integer(key, 10, MAX_MS).map_or(default, |ms| ms.value);
+        let interval_ms = ms("interval_ms", 2_000);
+        let timeout_ms = ms("timeout_ms", 1_000);
+        let mut count = |key| fields.integer(key, 1, 100).map_or(2, |count| count.value as u32);
+        let healthy_after = count("healthy_after");
+        let unhealthy_after = count("unhealthy_after");
+        let clean = fields.finish();
+        clean.then_some(HealthDoc { path, interval_ms, timeout_ms, healthy_after, unhealthy_after })
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct TenantDoc<'i> {
+    pub(crate) id: Located<Text<'i>>,
+    pub(crate) parent: Option<Located<Text<'i>>>,
+    pub(crate) level: Option<Located<Level>>,
+    pub(crate) plan: Option<Located<Text<'i>>>,
+    pub(crate) addons: Vec<Located<Text<'i>>>,
+    pub(crate) status: Option<Status>,
+    pub(crate) limits: Vec<LimitDoc<'i>>,
+}
+
+const LEVELS: &[(&str, Level)] = &[
+    ("holding", Level::Holding),
+    ("subsidiary", Level::Subsidiary),
+    ("business_unit", Level::BusinessUnit),
+    ("department", Level::Department),
+    ("team", Level::Team),
+    ("project", Level::Project),
+];
+const STATUSES: &[(&str, Status)] =
+    &[("active", Status::Active), ("suspended", Status::Suspended), ("unpaid", Status::Unpaid)];
+
+impl<'i> TenantDoc<'i> {
+    pub(crate) fn read(mut fields: Fields<'_, 'i, '_>) -> Option<Self> {
+        let id = fields.id("id");
+        let parent = fields.text("parent");
+        fields.for_people("title");
+        let level = fields.word("level", LEVELS);
+        let plan = fields.text("plan");
+        let addons = fields.texts("addons").unwrap_or_default();
+        let status = fields.word("status", STATUSES).map(|status| status.value);
+        let limits = limits(&mut fields);
+        let clean = fields.finish();
+        let id = id.filter(|_| clean)?;
+        Some(TenantDoc { id, parent, level, plan, addons, status, limits })
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct KeyDoc<'i> {
+    pub(crate) id: Located<Text<'i>>,
+    pub(crate) tenant: Located<Text<'i>>,
+    pub(crate) hash: Located<[u8; 32]>,
+    pub(crate) disabled: bool,
+    pub(crate) limits: Vec<LimitDoc<'i>>,
+    pub(crate) place: Place,
+}
+
+impl<'i> KeyDoc<'i> {
+    pub(crate) fn read(mut fields: Fields<'_, 'i, '_>) -> Option<Self> {
+        let id = fields.required_text("id");
+        let tenant = fields.required_text("tenant");
+        let hash = fields.required_text("hash");
+        fields.for_people("label");
+        let disabled = fields.boolean("disabled").unwrap_or(false);
+        let limits = limits(&mut fields);
+        let hash = hash.and_then(|text| match decode_hash(&text.value) {
+            Some(value) => Some(Located { value, place: text.place }),
+            None => {
+                let message = "is not `sha256:` and 64 hexadecimal digits (see `orbit key new`)";
+                fields.find(text.place, "hash", message);
+                None
+            }
+        });
+        let place = fields.place;
+        let clean = fields.finish();
+        let (Some(id), Some(tenant), Some(hash), true) = (id, tenant, hash, clean) else {
+            return None;
+        };
+        Some(KeyDoc { id, tenant, hash, disabled, limits, place })
+    }
+}
+
+fn decode_hash(text: &str) -> Option<[u8; 32]> {
+    let digits: &[u8; 64] = text.strip_prefix("sha256:")?.as_bytes().try_into().ok()?;
+    let mut hash = [0; 32];
+    for (byte, pair) in hash.iter_mut().zip(digits.chunks_exact(2)) {
+        let high = char::from(pair[0]).to_digit(16)?;
+        let low = char::from(pair[1]).to_digit(16)?;
+        *byte = (high << 4 | low) as u8;
+    }
+    Some(hash)
+}

@@ -1,0 +1,206 @@
+//! Buckets for keys nobody configured: client addresses and end users.
+//!
+//! A sharded map with a hard cap. An entry whose bucket is full again says nothing that its
+//! absence would not say, so only such entries are ever removed: eviction forgives nobody
+//! early. While the map is at its cap, keys that are not in it share one bucket per limit, so a
+//! flood of new addresses meets one limit together instead of none.
+
+use std::hash::BuildHasherDefault;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use dashmap::{DashMap, Entry};
+use siphasher::sip128::{Hasher128, SipHasher13};
+
+use crate::bucket::Terms;
+use crate::time::Nanos;
+
+/// A limit and whom it holds, as a keyed 128-bit hash: addresses and user names are not kept.
+///
+/// A value below 2^64 is the bucket of a limit that keys without an entry share.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Subject(u128);
+
+impl Subject {
+    fn shared(limit: u64) -> Subject {
+        Subject(u128::from(limit))
+    }
+
+    fn is_shared(self) -> bool {
+        self.0 >> 64 == 0
+    }
+}
+
+struct Tat {
+    word: u64,
+    interval_ns: u64,
+}
+
+/// The map. One for the life of the process; it outlives snapshots.
+pub(crate) struct DynamicBuckets {
+    map: DashMap<Subject, Tat, BuildHasherDefault<Prehashed>>,
+    count: AtomicUsize,
+    cap: usize,
+    hash_key: [u8; 16],
+}
+
+/// The answer of a dynamic bucket; times and counts as in [`Take`](crate::bucket::Take).
+pub(crate) enum DynamicTake {
+    Granted { before: u64, remaining: u64 },
+    Refused { remaining: u64, ready_at: Option<Nanos> },
+}
+
+impl DynamicBuckets {
+    pub(crate) fn new(cap: usize, hash_key: [u8; 16]) -> Self {
+        let map =
+            DashMap::with_capacity_and_hasher(cap.min(1 << 16), BuildHasherDefault::default());
+        DynamicBuckets { map, count: AtomicUsize::new(0), cap, hash_key }
+    }
+
+    pub(crate) fn client(&self, limit: u64, address: IpAddr) -> Subject {
+        match address {
+            IpAddr::V4(address) => self.subject(limit, 4, &address.octets()),
+            // A subscriber commonly holds a whole /64 (RFC 6177): one bucket for it.
+            IpAddr::V6(address) => self.subject(limit, 6, &address.octets()[..8]),
+        }
+    }
+
+    pub(crate) fn user(&self, limit: u64, user: &[u8]) -> Subject {
+        self.subject(limit, 0, user)
+    }
+
+    fn subject(&self, limit: u64, kind: u8, value: &[u8]) -> Subject {
+        use std::hash::Hasher;
+        let mut hasher = SipHasher13::new_with_key(&self.hash_key);
+        hasher.write_u64(limit);
+        hasher.write_u8(kind);
+        hasher.write(value);
+        Subject(hasher.finish128().as_u128())
+    }
+
+    /// Takes (or with `look` only asks for) `cost` tokens.
+    pub(crate) fn take(
+        &self,
+        (limit, subject): (u64, Subject),
+        terms: Terms,
+        cost: u32,
+        now: Nanos,
+        look: bool,
+    ) -> DynamicTake {
+        if look {
+            let word = match self.map.get(&subject) {
+                Some(tat) => tat.word_under(terms, now),
+                None if self.is_full() => match self.map.get(&Subject::shared(limit)) {
+                    Some(tat) => tat.word_under(terms, now),
+                    None => 0,
+                },
+                None => 0,
+            };
+            return answer(word, terms, cost, now).0;
+        }
+        let full = self.is_full();
+        let mut entry = match self.map.entry(subject) {
+            Entry::Occupied(entry) => entry.into_ref(),
+            Entry::Vacant(entry) if !full => {
+                self.count.fetch_add(1, Ordering::Relaxed);
+                entry.insert(Tat { word: 0, interval_ns: terms.interval_ns })
+            }
+            Entry::Vacant(entry) => {
+                // The shard's lock must go before another key of this map is locked.
+                drop(entry);
+                let fresh = || Tat { word: 0, interval_ns: terms.interval_ns };
+                self.map.entry(Subject::shared(limit)).or_insert_with(fresh)
+            }
+        };
+        let word = entry.word_under(terms, now);
+        let (taken, after) = answer(word, terms, cost, now);
+        *entry.value_mut() = Tat { word: after, interval_ns: terms.interval_ns };
+        taken
+    }
+
+    /// Undoes a take as [`Bucket::put_back`](crate::bucket::Bucket::put_back) does.
+    pub(crate) fn put_back(
+        &self,
+        subject: Subject,
+        terms: Terms,
+        cost: u32,
+        now: Nanos,
+        before: u64,
+    ) {
+        if let Some(mut tat) = self.map.get_mut(&subject) {
+            let (_, after) = answer(before, terms, cost, now);
+            if tat.word == after {
+                tat.word = before;
+            }
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.count.load(Ordering::Relaxed) >= self.cap
+    }
+
+    /// Removes the entries whose bucket is full again. Returns how many are left.
+    pub(crate) fn sweep(&self, now: Nanos) -> usize {
+        let mut removed = 0;
+        self.map.retain(|subject, tat| {
+            let keep = tat.word > now.0 || subject.is_shared();
+            removed += usize::from(!keep);
+            keep
+        });
+        self.count.fetch_sub(removed, Ordering::Relaxed) - removed
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+}
+
+impl Tat {
+    /// The word under possibly new terms: what was spent stays spent, in tokens (**P3**).
+    fn word_under(&self, terms: Terms, now: Nanos) -> u64 {
+        if self.interval_ns == terms.interval_ns || self.word <= now.0 {
+            return self.word;
+        }
+        let debt_ns = u128::from(self.word - now.0) * u128::from(terms.interval_ns);
+        let debt_ns = debt_ns.div_ceil(u128::from(self.interval_ns));
+        now.0.saturating_add(u64::try_from(debt_ns).unwrap_or(u64::MAX))
+    }
+}
+
+/// The answer at a TAT of `word`, and the word after it.
+fn answer(word: u64, terms: Terms, cost: u32, now: Nanos) -> (DynamicTake, u64) {
+    match terms.advance(word, cost, now) {
+        Some(after) => {
+            let remaining = terms.remaining(after, now);
+            (DynamicTake::Granted { before: word, remaining }, after)
+        }
+        None => {
+            let remaining = terms.remaining(word, now);
+            let ready_at = terms.ready_at(word, cost);
+            (DynamicTake::Refused { remaining, ready_at }, word)
+        }
+    }
+}
+
+/// A [`Subject`] is a keyed hash already.
+#[derive(Default)]
+struct Prehashed(u64);
+
+impl std::hash::Hasher for Prehashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u128(&mut self, value: u128) {
+        self.0 = (value ^ (value >> 64)) as u64;
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests;

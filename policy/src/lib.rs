@@ -1,0 +1,33 @@
+//! What a tenant may do: catalogue, keys, limits and the decision on a request.
+//!
+//! This crate does no I/O, reads no clock and starts no thread: text and time come in as
+//! arguments, decisions go out as values. The way through it is
+//!
+//! ```text
+//! TOML text -> documents -> catalogue (validated) -> Snapshot -> decide -> Admit | Deny
+//! ```
+//!
+//! Invariants (numbered in ARCHITECTURE.md): **P1** a limit never admits more than
+//! `rate x time + burst`; **P2** a refused chain leaves every level as it was; **P3** a reload
+//! never forgives spent allowance; **P4** bad documents change nothing and say why.
+
+pub mod bucket;
+mod catalogue;
+pub mod decide;
+pub mod diagnostics;
+pub mod documents;
+pub mod dynamic;
+pub mod gauge;
+pub mod keys;
+mod policy;
+pub mod snapshot;
+mod sync;
+pub mod time;
+
+pub use decide::{Admission, Call, Decision, Denial, Permit, Reason};
+pub use diagnostics::{Diagnostic, Diagnostics};
+pub use documents::Source;
+pub use keys::ApiKey;
+pub use policy::{Applied, Policy, PolicySettings, Summary, check};
+pub use snapshot::Snapshot;
+pub use time::Nanos;

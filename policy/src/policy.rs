@@ -1,0 +1,143 @@
+//! The policy in force: one snapshot behind an atomic pointer, replaced whole or not at all.
+
+use std::sync::{Arc, Mutex, OnceLock};
+
+use arc_swap::ArcSwap;
+
+use crate::catalogue;
+use crate::decide::{Call, Decision};
+use crate::diagnostics::Diagnostics;
+use crate::documents::Source;
+use crate::dynamic::DynamicBuckets;
+use crate::snapshot::{Equipment, Snapshot};
+use crate::time::Nanos;
+
+/// What is fixed for the life of the process.
+#[derive(Clone, Debug)]
+pub struct PolicySettings {
+    /// Most client addresses and end users held one by one, over all limits (48 bytes each).
+    pub max_dynamic_keys: usize,
+    /// Key of the hash by which they are held; random, so that nobody can aim for one bucket.
+    pub hash_key: [u8; 16],
+}
+
+/// The policy in force. Reading it is wait-free; [`apply`](Self::apply) calls take turns.
+pub struct Policy {
+    current: ArcSwap<Snapshot>,
+    applying: Mutex<()>,
+    equip: OnceLock<Equip>,
+}
+
+type Equip = Box<dyn Fn(&Snapshot) -> Equipment + Send + Sync>;
+
+/// What a successful [`Policy::apply`] put in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// The new catalogue's number.
+    pub version: u64,
+    /// What is in it.
+    pub summary: Summary,
+}
+
+/// What a set of documents holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Tenants.
+    pub tenants: usize,
+    /// Keys.
+    pub keys: usize,
+    /// Plans.
+    pub plans: usize,
+    /// Apps.
+    pub apps: usize,
+    /// Routes.
+    pub routes: usize,
+}
+
+impl Summary {
+    fn of(snapshot: &Snapshot) -> Summary {
+        let [tenants, keys, plans, apps, routes] = snapshot.counts();
+        Summary { tenants, keys, plans, apps, routes }
+    }
+}
+
+/// Validates documents as [`Policy::apply`] would, and changes nothing.
+pub fn check(sources: &[Source]) -> Result<Summary, Diagnostics> {
+    let dynamic = Arc::new(DynamicBuckets::new(0, [0; 16]));
+    catalogue::build(sources, None, &dynamic).map(|snapshot| Summary::of(&snapshot))
+}
+
+impl Policy {
+    /// The first policy of a process; every bucket starts full.
+    pub fn new(sources: &[Source], settings: &PolicySettings) -> Result<Policy, Diagnostics> {
+        let dynamic = DynamicBuckets::new(settings.max_dynamic_keys, settings.hash_key);
+        let snapshot = catalogue::build(sources, None, &Arc::new(dynamic))?;
+        Ok(Policy {
+            current: ArcSwap::from_pointee(snapshot),
+            applying: Mutex::new(()),
+            equip: OnceLock::new(),
+        })
+    }
+
+    /// Has `make` called for the snapshot in force and for each later one before it comes into
+    /// force; requests find the result by [`Snapshot::equipment`]. Only the first call counts.
+    pub fn equip<T: Send + Sync + 'static>(
+        &self,
+        make: impl Fn(&Snapshot) -> T + Send + Sync + 'static,
+    ) {
+        let equip: Equip = Box::new(move |snapshot| Box::new(make(snapshot)));
+        let _turn = self.applying.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let equip = self.equip.get_or_init(|| equip);
+        let current = self.current.load();
+        current.equipment.get_or_init(|| equip(&current));
+    }
+
+    /// The snapshot in force.
+    pub fn load(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    /// Puts new documents in force, or changes nothing and says why (**P4**).
+    ///
+    /// What a limit had spent stays spent, in tokens, whatever was edited (**P3**). A limit is
+    /// known by its tenant (or key) and its name; a limit that appears where another one
+    /// disappears takes over what that one had spent.
+    pub fn apply(&self, sources: &[Source], now: Nanos) -> Result<Applied, Diagnostics> {
+        let _turn = self.applying.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let before = self.current.load_full();
+        let next = catalogue::build(sources, Some(&before), &before.dynamic)?;
+        let applied = Applied { version: next.version, summary: Summary::of(&next) };
+        if let Some(equip) = self.equip.get() {
+            next.equipment.get_or_init(|| equip(&next));
+        }
+        let next = Arc::new(next);
+        self.current.store(Arc::clone(&next));
+        for bucket in &next.inherited {
+            bucket.settle(now);
+        }
+        Ok(applied)
+    }
+
+    /// Decides a request against the policy in force.
+    ///
+    /// Reads no clock: `call.now` is the one reading of this request.
+    pub fn decide(&self, call: &Call<'_>) -> Decision {
+        loop {
+            let snapshot = self.current.load_full();
+            if let Some(decision) = snapshot.decide(call) {
+                return decision;
+            }
+            // A bucket of this snapshot was taken over: a newer snapshot is in force already.
+        }
+    }
+
+    /// Frees the buckets of clients and end users that are full again. Returns how many are left.
+    pub fn sweep(&self, now: Nanos) -> usize {
+        self.current.load().dynamic.sweep(now)
+    }
+
+    /// Client addresses and end users held one by one.
+    pub fn dynamic_keys(&self) -> usize {
+        self.current.load().dynamic.len()
+    }
+}

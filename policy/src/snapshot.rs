@@ -1,0 +1,462 @@
+//! The immutable catalogue a request is decided against, and what stands in it.
+//!
+//! Everything a request needs is resolved when the snapshot is built: a key leads to its tenant
+//! by one look-up, a tenant holds the whole chain of its limits from its own up to its
+//! holding's and its plan's. Bucket state is shared with the snapshots before and after.
+
+mod routes;
+
+use std::any::Any;
+use std::sync::{Arc, OnceLock};
+
+use hashbrown::HashTable;
+
+pub use routes::{NoRoute, RouteIndex};
+pub(crate) use routes::{RouteTable, RouteTableBuilder};
+
+use crate::bucket::{Bucket, Terms};
+use crate::documents::Each;
+use crate::dynamic::DynamicBuckets;
+use crate::gauge::Gauge;
+use crate::keys::{KeyId, Presented, SecretHash};
+use crate::time::Nanos;
+
+/// Where in the tree a limit stands. From the narrowest to the widest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// One API key.
+    Key,
+    /// A project of a team.
+    Project,
+    /// A team.
+    Team,
+    /// A department.
+    Department,
+    /// A business unit.
+    BusinessUnit,
+    /// A subsidiary company.
+    Subsidiary,
+    /// The holding: a root of the tree.
+    Holding,
+    /// What the tenant bought.
+    Plan,
+}
+
+impl Level {
+    /// The name in documents, headers and problem bodies.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Level::Key => "key",
+            Level::Project => "project",
+            Level::Team => "team",
+            Level::Department => "department",
+            Level::BusinessUnit => "business_unit",
+            Level::Subsidiary => "subsidiary",
+            Level::Holding => "holding",
+            Level::Plan => "plan",
+        }
+    }
+}
+
+/// Whether a tenant is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Status {
+    /// Served.
+    Active,
+    /// Not served until it pays: 402.
+    Unpaid,
+    /// Not served: 403.
+    Suspended,
+}
+
+/// When support answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SupportLevel {
+    /// Eight hours, five days.
+    Basic,
+    /// Twelve hours, seven days.
+    Premium,
+    /// Around the clock.
+    Enterprise,
+}
+
+/// Which part of the APIs a plan opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ApiTier {
+    /// Basic APIs.
+    Basic,
+    /// All standard APIs.
+    Complete,
+    /// All APIs and the premium ones.
+    Premium,
+}
+
+/// A plan as sold.
+#[derive(Debug)]
+pub struct Plan {
+    /// Its id.
+    pub id: Box<str>,
+    /// Its name for people.
+    pub title: Box<str>,
+    /// Active users; `None`: unlimited.
+    pub users: Option<u64>,
+    /// Activated apps; `None`: unlimited.
+    pub app_count: Option<u64>,
+    /// Storage in GB (10^9 bytes); `None`: unlimited.
+    pub storage_gb: Option<u64>,
+    /// Support hours.
+    pub support: SupportLevel,
+    /// API tier.
+    pub api_tier: ApiTier,
+}
+
+/// An app: what a tenant is entitled to or not.
+#[derive(Debug)]
+pub struct App {
+    /// Its id.
+    pub id: Box<str>,
+    /// Its name for people.
+    pub title: Box<str>,
+    /// The request header that names the end user, lower case.
+    pub end_user_header: Option<Box<str>>,
+    /// The plans and add-ons that grant it, for the refusal that says so.
+    pub granted_by: Box<str>,
+}
+
+/// A route: which app and upstream a request belongs to, and what it costs.
+#[derive(Debug)]
+pub struct Route {
+    /// Its id.
+    pub id: Box<str>,
+    /// The app's index.
+    pub(crate) app: u32,
+    /// The upstream's index in [`Snapshot::upstreams`].
+    pub upstream: u32,
+    /// The meter it counts on.
+    pub meter: Box<str>,
+    /// Tokens and metered quantity of one request.
+    pub cost: u32,
+}
+
+/// A named pool of servers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// Its id.
+    pub id: Box<str>,
+    /// Its servers.
+    pub peers: Vec<Peer>,
+    /// Whether they speak TLS.
+    pub tls: bool,
+    /// The server name for TLS; empty: the peer's host.
+    pub sni: Box<str>,
+    /// Milliseconds to connect.
+    pub connect_timeout_ms: u64,
+    /// Milliseconds between two reads.
+    pub read_timeout_ms: u64,
+    /// Milliseconds between two writes.
+    pub write_timeout_ms: u64,
+    /// Milliseconds an unused connection is kept.
+    pub idle_timeout_ms: u64,
+    /// Further tries after a failure to connect.
+    pub retries: u32,
+    /// Active health check; `None`: every peer counts as healthy.
+    pub health: Option<Health>,
+}
+
+/// One server of a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// `HOST:PORT`.
+    pub address: Box<str>,
+    /// Its share of the requests, relative to its siblings.
+    pub weight: u32,
+}
+
+/// How a server's health is probed: `GET path`, any 2xx is healthy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// The path to ask.
+    pub path: Box<str>,
+    /// Milliseconds between probes.
+    pub interval_ms: u64,
+    /// Milliseconds a probe may take.
+    pub timeout_ms: u64,
+    /// Successes in a row after which a peer is healthy again.
+    pub healthy_after: u32,
+    /// Failures in a row after which it is not.
+    pub unhealthy_after: u32,
+}
+
+/// A node of the tree of tenants.
+#[derive(Debug)]
+pub struct Tenant {
+    /// Its id.
+    pub id: Box<str>,
+    /// The ids from its root to itself, joined with `/`.
+    pub path: Box<str>,
+    /// Where it stands.
+    pub level: Level,
+    /// The widest of its own status and its ancestors'.
+    pub status: Status,
+    pub(crate) plan: u32,
+    pub(crate) apps: Arc<BitSet>,
+    pub(crate) chain: Box<[Slot]>,
+    /// Index of its `RateLimit-Policy` value, or [`COMPOSED`].
+    pub(crate) policy_field: u32,
+}
+
+/// The policy field differs by request: it is put together for each.
+pub(crate) const COMPOSED: u32 = u32::MAX;
+
+/// One limit of a chain, with its state.
+#[derive(Clone, Debug)]
+pub(crate) struct Slot {
+    pub(crate) control: Control,
+    /// Index into [`Snapshot::labels`].
+    pub(crate) label: u32,
+    /// The tenant it stands at.
+    pub(crate) owner: u32,
+    pub(crate) level: Level,
+    /// Index into [`Snapshot::scopes`], or [`EVERYWHERE`].
+    pub(crate) scope: u32,
+}
+
+pub(crate) const EVERYWHERE: u32 = u32::MAX;
+
+#[derive(Clone, Debug)]
+pub(crate) enum Control {
+    Bucket { bucket: Arc<Bucket>, terms: Terms },
+    Gauge { gauge: Arc<Gauge>, max: u32 },
+    Each { each: Each, limit: u64, terms: Terms },
+}
+
+/// A limit's name: `requests` of level `team` is `team/requests`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Label {
+    pub(crate) name: Box<str>,
+    pub(crate) full: Box<str>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) id: KeyId,
+    pub(crate) hash: SecretHash,
+    pub(crate) disabled: bool,
+    pub(crate) tenant: u32,
+    pub(crate) own: Box<[Slot]>,
+}
+
+/// A set of small numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct BitSet(Vec<u64>);
+
+impl BitSet {
+    pub(crate) fn insert(&mut self, index: u32) {
+        let word = index as usize / 64;
+        if self.0.len() <= word {
+            self.0.resize(word + 1, 0);
+        }
+        self.0[word] |= 1 << (index % 64);
+    }
+
+    pub(crate) fn extend(&mut self, other: &BitSet) {
+        if self.0.len() < other.0.len() {
+            self.0.resize(other.0.len(), 0);
+        }
+        self.0.iter_mut().zip(&other.0).for_each(|(word, more)| *word |= more);
+    }
+
+    pub(crate) fn contains(&self, index: u32) -> bool {
+        self.0.get(index as usize / 64).is_some_and(|word| word >> (index % 64) & 1 == 1)
+    }
+}
+
+/// An immutable catalogue. Cheap to share, never changed; bucket state lives beside it.
+pub struct Snapshot {
+    pub(crate) version: u64,
+    pub(crate) keys: Vec<Entry>,
+    pub(crate) key_index: HashTable<u32>,
+    pub(crate) tenants: Vec<Tenant>,
+    pub(crate) tenant_index: HashTable<u32>,
+    pub(crate) hasher: foldhash::fast::FixedState,
+    pub(crate) plans: Vec<Plan>,
+    pub(crate) apps: Vec<App>,
+    pub(crate) routes: Vec<Route>,
+    pub(crate) route_table: RouteTable,
+    pub(crate) upstreams: Vec<Upstream>,
+    pub(crate) scopes: Vec<BitSet>,
+    pub(crate) labels: Vec<Label>,
+    pub(crate) policy_fields: Vec<Box<str>>,
+    pub(crate) dynamic: Arc<DynamicBuckets>,
+    /// Buckets that take over from ones with other terms; settled right after the swap.
+    pub(crate) inherited: Vec<Arc<Bucket>>,
+    pub(crate) equipment: OnceLock<Equipment>,
+}
+
+/// What a user of this crate keeps beside a snapshot, made once for each.
+pub(crate) type Equipment = Box<dyn Any + Send + Sync>;
+
+/// Who is asking: a key of this snapshot and its tenant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    pub(crate) key: u32,
+    pub(crate) tenant: u32,
+}
+
+/// Why a request is nobody's. Every variant is a 401.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotIdentified {
+    /// No key was presented.
+    NoKey,
+    /// Not of the form of a key, or mistyped.
+    Malformed,
+    /// No such key, or the wrong secret: not told apart.
+    Unknown,
+    /// Switched off by the operator.
+    Disabled,
+}
+
+/// A limit of a tenant as it stands now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitUsage {
+    /// Where it stands.
+    pub level: Level,
+    /// The tenant it stands at.
+    pub tenant: String,
+    /// Its name.
+    pub name: String,
+    /// What it measures.
+    pub state: LimitState,
+}
+
+/// The state of a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitState {
+    /// A token bucket.
+    Rate {
+        /// Nanoseconds for one token.
+        interval_ns: u64,
+        /// Tokens when full.
+        burst: u64,
+        /// Tokens left.
+        remaining: u64,
+    },
+    /// A concurrency limit.
+    Concurrent {
+        /// In flight at most.
+        max: u32,
+        /// In flight now.
+        in_flight: u32,
+    },
+    /// One bucket for each client or user; no single state.
+    Each {
+        /// Nanoseconds for one token.
+        interval_ns: u64,
+        /// Tokens when full.
+        burst: u64,
+    },
+}
+
+impl Snapshot {
+    /// The number of this catalogue: 1 at start, one more with every change.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// What [`Policy::equip`](crate::Policy::equip) made for this snapshot.
+    pub fn equipment<T: 'static>(&self) -> Option<&T> {
+        self.equipment.get()?.downcast_ref()
+    }
+
+    /// Whose key this is. One look-up, one SHA-256, no allocation.
+    pub fn identify(&self, key: Option<&[u8]>) -> Result<Caller, NotIdentified> {
+        use std::hash::BuildHasher;
+        let key = key.ok_or(NotIdentified::NoKey)?;
+        let presented = Presented::parse(key).ok_or(NotIdentified::Malformed)?;
+        let hash = self.hasher.hash_one(presented.id);
+        let found =
+            self.key_index.find(hash, |index| self.keys[*index as usize].id == presented.id);
+        let index = *found.ok_or(NotIdentified::Unknown)?;
+        let entry = &self.keys[index as usize];
+        if !presented.matches(&entry.hash) {
+            return Err(NotIdentified::Unknown);
+        }
+        if entry.disabled {
+            return Err(NotIdentified::Disabled);
+        }
+        Ok(Caller { key: index, tenant: entry.tenant })
+    }
+
+    /// The route of a request; `path` without the query.
+    pub fn route(&self, host: &str, path: &str, method: &str) -> Result<RouteIndex, NoRoute> {
+        self.route_table.find(host, path, method)
+    }
+
+    /// A tenant by its id.
+    pub fn tenant(&self, id: &str) -> Option<&Tenant> {
+        self.tenant_position(id).map(|index| &self.tenants[index as usize])
+    }
+
+    pub(crate) fn tenant_position(&self, id: &str) -> Option<u32> {
+        use std::hash::BuildHasher;
+        let hash = self.hasher.hash_one(id);
+        let same = |index: &u32| &*self.tenants[*index as usize].id == id;
+        self.tenant_index.find(hash, same).copied()
+    }
+
+    pub(crate) fn key_position(&self, id: KeyId) -> Option<u32> {
+        use std::hash::BuildHasher;
+        let hash = self.hasher.hash_one(id);
+        self.key_index.find(hash, |index| self.keys[*index as usize].id == id).copied()
+    }
+
+    /// The limits that hold a tenant, narrowest first, and their state. `None`: no such tenant.
+    pub fn usage(&self, tenant: &str, now: Nanos) -> Option<Vec<LimitUsage>> {
+        let tenant = self.tenant(tenant)?;
+        let usage = tenant.chain.iter().map(|slot| LimitUsage {
+            level: slot.level,
+            tenant: self.tenants[slot.owner as usize].id.to_string(),
+            name: self.labels[slot.label as usize].name.to_string(),
+            state: match &slot.control {
+                Control::Bucket { bucket, terms } => LimitState::Rate {
+                    interval_ns: terms.interval_ns,
+                    burst: terms.burst,
+                    remaining: bucket.remaining(*terms, now),
+                },
+                Control::Gauge { gauge, max } => {
+                    LimitState::Concurrent { max: *max, in_flight: gauge.count() }
+                }
+                Control::Each { terms, .. } => {
+                    LimitState::Each { interval_ns: terms.interval_ns, burst: terms.burst }
+                }
+            },
+        });
+        Some(usage.collect())
+    }
+
+    /// The plan a tenant is on.
+    pub fn plan_of(&self, tenant: &Tenant) -> &Plan {
+        &self.plans[tenant.plan as usize]
+    }
+
+    /// The upstream pools; [`Route::upstream`] is an index into them.
+    pub fn upstreams(&self) -> &[Upstream] {
+        &self.upstreams
+    }
+
+    /// The routes.
+    pub fn routes(&self) -> &[Route] {
+        &self.routes
+    }
+
+    /// Ready-made `RateLimit-Policy` values; see
+    /// [`Admission::policy_field`](crate::Admission::policy_field).
+    pub fn policy_fields(&self) -> &[Box<str>] {
+        &self.policy_fields
+    }
+
+    /// How many tenants, keys, plans, apps and routes there are.
+    pub fn counts(&self) -> [usize; 5] {
+        [self.tenants.len(), self.keys.len(), self.plans.len(), self.apps.len(), self.routes.len()]
+    }
+}

@@ -1,0 +1,167 @@
+//! Which route a request takes: exact host before wildcard before any host, then the longest
+//! path prefix on segment boundaries, then a rule for the method before one for all methods.
+
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+
+/// Index of a route in [`Snapshot::routes`](super::Snapshot::routes).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteIndex(pub u32);
+
+/// Why a request has no route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoRoute {
+    /// No rule fits host and path: 404.
+    NotFound,
+    /// A rule fits host and path, none the method: 405.
+    MethodNotAllowed,
+    /// The path has an empty, `.` or `..` segment, plain or percent-encoded: 400. What we would
+    /// route by is then not what the upstream might serve.
+    AmbiguousPath,
+}
+
+#[derive(Debug)]
+struct Rule {
+    methods: Box<[Box<str>]>,
+    route: RouteIndex,
+}
+
+/// Path prefixes without a trailing slash; the root is the empty text.
+type Paths = HashMap<Box<str>, Vec<Rule>, FixedState>;
+
+#[derive(Debug, Default)]
+pub(crate) struct RouteTable {
+    exact: HashMap<Box<str>, Paths, FixedState>,
+    /// `example.com` for `*.example.com`.
+    wildcard: HashMap<Box<str>, Paths, FixedState>,
+    any: Paths,
+}
+
+#[derive(Default)]
+pub(crate) struct RouteTableBuilder(RouteTable);
+
+impl RouteTableBuilder {
+    /// False if there is a rule for the same host, path and method already.
+    pub(crate) fn add(
+        &mut self,
+        host: Option<&str>,
+        path: &str,
+        methods: &[&str],
+        route: RouteIndex,
+    ) -> bool {
+        let table = &mut self.0;
+        let paths = match host {
+            None => &mut table.any,
+            Some(host) => {
+                let host = host.to_ascii_lowercase();
+                match host.strip_prefix("*.") {
+                    Some(suffix) => table.wildcard.entry(suffix.into()).or_default(),
+                    None => table.exact.entry(host.into()).or_default(),
+                }
+            }
+        };
+        let rules = paths.entry(path.trim_end_matches('/').into()).or_default();
+        let taken = rules.iter().any(|rule| {
+            rule.methods.is_empty() && methods.is_empty()
+                || rule.methods.iter().any(|method| methods.contains(&&**method))
+        });
+        let methods = methods.iter().map(|method| Box::from(*method)).collect();
+        rules.push(Rule { methods, route });
+        // Rules for named methods come before the rule for all.
+        rules.sort_by_key(|rule| rule.methods.is_empty());
+        !taken
+    }
+
+    pub(crate) fn build(self) -> RouteTable {
+        self.0
+    }
+}
+
+impl RouteTable {
+    pub(crate) fn find(&self, host: &str, path: &str, method: &str) -> Result<RouteIndex, NoRoute> {
+        if is_ambiguous(path) {
+            return Err(NoRoute::AmbiguousPath);
+        }
+        let host = host.rsplit_once(':').map_or(host, |(name, port)| {
+            if port.bytes().all(|b| b.is_ascii_digit()) { name } else { host }
+        });
+        let mut miss = NoRoute::NotFound;
+        if !(self.exact.is_empty() && self.wildcard.is_empty()) {
+            let mut buffer = [0; 253];
+            if let Some(host) = lower_case(host, &mut buffer) {
+                if let Some(paths) = self.exact.get(host)
+                    && let Some(route) = longest(paths, path, method, &mut miss)
+                {
+                    return Ok(route);
+                }
+                let mut rest = host;
+                while let Some((_, suffix)) = rest.split_once('.') {
+                    if let Some(paths) = self.wildcard.get(suffix)
+                        && let Some(route) = longest(paths, path, method, &mut miss)
+                    {
+                        return Ok(route);
+                    }
+                    rest = suffix;
+                }
+            }
+        }
+        longest(&self.any, path, method, &mut miss).ok_or(miss)
+    }
+}
+
+fn lower_case<'b>(host: &str, buffer: &'b mut [u8; 253]) -> Option<&'b str> {
+    let buffer = buffer.get_mut(..host.len())?;
+    buffer.copy_from_slice(host.as_bytes());
+    buffer.make_ascii_lowercase();
+    std::str::from_utf8(buffer).ok()
+}
+
+fn longest(paths: &Paths, path: &str, method: &str, miss: &mut NoRoute) -> Option<RouteIndex> {
+    if paths.is_empty() {
+        return None;
+    }
+    let mut prefix = path.trim_end_matches('/');
+    loop {
+        if let Some(rules) = paths.get(prefix) {
+            for rule in rules {
+                if rule.methods.is_empty() || rule.methods.iter().any(|m| &**m == method) {
+                    return Some(rule.route);
+                }
+            }
+            *miss = NoRoute::MethodNotAllowed;
+        }
+        let end = prefix.rfind('/')?;
+        prefix = &prefix[..end];
+    }
+}
+
+/// Whether a segment is empty (but for a trailing slash), `.` or `..`, percent-encoded or not.
+fn is_ambiguous(path: &str) -> bool {
+    let bytes = path.as_bytes();
+    let mut start = usize::MAX;
+    for (index, byte) in bytes.iter().chain(std::iter::once(&b'/')).enumerate() {
+        if matches!(byte, b'/' | b'\\') {
+            if start != usize::MAX {
+                let segment = &bytes[start..index];
+                let last = index == bytes.len();
+                if segment.is_empty() && !last || is_dots(segment) {
+                    return true;
+                }
+            }
+            start = index + 1;
+        }
+    }
+    false
+}
+
+fn is_dots(mut segment: &[u8]) -> bool {
+    let mut dots = 0;
+    while let [b'.', rest @ ..] | [b'%', b'2', b'e' | b'E', rest @ ..] = segment {
+        dots += 1;
+        segment = rest;
+    }
+    segment.is_empty() && matches!(dots, 1 | 2)
+}
+
+#[cfg(test)]
+mod tests;

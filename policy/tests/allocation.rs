@@ -1,0 +1,107 @@
+//! The decision allocates nothing, admitted or refused: counted by the allocator itself.
+#![allow(unsafe_code, reason = "a global allocator is an unsafe trait; this one only counts")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::net::{IpAddr, Ipv4Addr};
+
+use orbit_policy::{ApiKey, Call, Decision, Nanos, Policy, PolicySettings, Source};
+
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+// SAFETY: every call goes to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller keeps the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the pointer came from `alloc` above with this layout.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn policy(key: &ApiKey) -> Policy {
+    let text = format!(
+        r#"
+[[plan]]
+id = "business"
+limits = [
+    {{ name = "requests", rate = 1, per = "hour", burst = 500 }},
+    {{ name = "parallel", concurrent = 10 }},
+    {{ name = "client", rate = 1, per = "hour", burst = 1_000, each = "client_ip" }},
+]
+[[app]]
+id = "crm"
+end_user_header = "x-user"
+[[upstream]]
+id = "u"
+peers = [{{ address = "127.0.0.1:1" }}]
+[[route]]
+id = "r"
+host = "*.example.com"
+path = "/crm"
+app = "crm"
+upstream = "u"
+[[tenant]]
+id = "holding"
+plan = "business"
+limits = [{{ name = "requests", rate = 1, per = "hour", burst = 1_000, apps = ["crm"] }}]
+[[tenant]]
+id = "team"
+parent = "holding"
+limits = [{{ name = "user", rate = 1, per = "hour", burst = 1_000, each = "end_user" }}]
+[[key]]
+id = "{}"
+tenant = "team"
+hash = "{}"
+limits = [{{ name = "requests", rate = 1, per = "hour", burst = 1_000 }}]
+"#,
+        key.id, key.hash
+    );
+    let settings = PolicySettings { max_dynamic_keys: 100, hash_key: [3; 16] };
+    Policy::new(&[Source { file: "t.toml".into(), text }], &settings).expect("valid")
+}
+
+#[test]
+fn deciding_allocates_nothing() {
+    let key = ApiKey::generate("test").expect("a key");
+    let policy = policy(&key);
+    let call = |now| Call {
+        key: Some(key.reveal().as_bytes()),
+        host: "API.example.com:443",
+        path: "/crm/contacts/17",
+        method: "GET",
+        client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        header: &|name| (name == "x-user").then_some(b"someone"),
+        now: Nanos(now),
+    };
+    // The first request of a client or user makes its entry.
+    drop(policy.decide(&call(0)));
+    let before = ALLOCATIONS.with(Cell::get);
+    let (mut admitted, mut refused) = (0, 0);
+    for now in 1..=1_000 {
+        match policy.decide(&call(now)) {
+            Decision::Admit(admission) => {
+                admitted += 1;
+                assert!(admission.nearest().is_some());
+            }
+            Decision::Deny(denial) => {
+                refused += 1;
+                assert!(denial.limit().is_some());
+            }
+        }
+    }
+    let allocations = ALLOCATIONS.with(Cell::get) - before;
+    assert_eq!((admitted, refused), (499, 501), "the plan's burst, less the first request");
+    assert_eq!(allocations, 0);
+}
