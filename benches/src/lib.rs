@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use orbit_meter::event::{Event, Flags, Kind, Method};
 use orbit_policy::{ApiKey, Policy, PolicySettings, Source};
 
 /// The six levels of limits a key can have above it, narrowest first.
@@ -93,4 +94,52 @@ pub fn catalogue(tenants: usize, keys_each: usize, known: usize) -> (Vec<Source>
         Source { file: "keys.toml".into(), text: key_text },
     ];
     (sources, keys)
+}
+
+/// An event as the edge writes it; `number` spreads it over a thousand tenants and a month.
+pub fn event(number: u64) -> Event<'static> {
+    const TENANTS: [&str; 8] = [
+        "acme-web", "acme-shop", "globex-api", "globex-ops", "initech", "padaria", "umbrella-lab",
+        "wonka-sales",
+    ];
+    const PATHS: [&str; 8] = [
+        "acme/acme-brasil/acme-retail/acme-marketing/acme-web",
+        "acme/acme-brasil/acme-retail/acme-marketing/acme-shop",
+        "globex/globex-api",
+        "globex/globex-ops",
+        "initech",
+        "padaria",
+        "umbrella/umbrella-lab",
+        "wonka/wonka-sales",
+    ];
+    const ROUTES: [&str; 4] = ["crm", "crm-search", "finance", "reports"];
+    let mixed = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let tenant = (mixed >> 61) as usize;
+    let route = (mixed >> 59 & 3) as usize;
+    let mut request_id = [0; 16];
+    request_id[..8].copy_from_slice(&mixed.to_be_bytes());
+    request_id[8..].copy_from_slice(&number.to_be_bytes());
+    Event {
+        // November 2026.
+        ts_us: 1_793_500_000_000_000 + (number % 2_000_000_000).cast_signed(),
+        request_id,
+        kind: Kind::Request,
+        method: Method::Get,
+        status: if mixed % 100 == 0 { 502 } else { 200 },
+        flags: Flags::NONE,
+        requests: 1,
+        quantity_nano: 1_000_000_000,
+        request_bytes: 0,
+        response_bytes: mixed >> 50,
+        duration_us: (mixed >> 48) as u32,
+        upstream_us: (mixed >> 49) as u32,
+        tenant: TENANTS[tenant],
+        path: PATHS[tenant],
+        plan: "business",
+        key_id: "4fG7kQ2mXa",
+        app: ROUTES[route],
+        route: ROUTES[route],
+        meter: "api_calls",
+        reason: "",
+    }
 }

@@ -36,6 +36,17 @@ impl ProxyHttp for Bare {
 
     fn init_downstream_modules(&self, _modules: &mut pingora::modules::http::HttpModules) {}
 
+    async fn early_request_filter(
+        &self,
+        session: &mut Session,
+        _ctx: &mut (),
+    ) -> pingora::Result<()> {
+        session.set_read_timeout(Some(Duration::from_secs(30)));
+        session.set_write_timeout(Some(Duration::from_secs(30)));
+        session.set_keepalive(Some(60));
+        Ok(())
+    }
+
     async fn upstream_peer(
         &self,
         _session: &mut Session,

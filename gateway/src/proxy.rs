@@ -16,7 +16,7 @@ pub mod trace;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -59,6 +59,8 @@ pub struct Edge {
     pub metrics: metrics::Metrics,
     /// Requests being served.
     pub in_flight: Arc<AtomicUsize>,
+    /// Set when the proxy is to end: connections are not kept for another request.
+    pub draining: AtomicBool,
 }
 
 /// What the proxy keeps beside each policy snapshot.
@@ -98,8 +100,9 @@ impl ProxyHttp for Proxy {
         let body_timeout = Some(Duration::from_millis(limits.body_timeout_ms));
         session.set_read_timeout(body_timeout);
         session.set_write_timeout(body_timeout);
-        if !session.is_http2() {
-            session.set_keepalive(Some(limits.keepalive_timeout_s));
+        if !session.is_http2() && !self.0.draining.load(Ordering::Relaxed) {
+            // Without a timer of pingora's: `server` bounds the wait for the next request.
+            session.set_keepalive(Some(0));
         }
         ctx.arrived(session);
         Ok(())

@@ -8,7 +8,6 @@
 
 mod checks;
 mod signals;
-mod standin;
 mod upkeep;
 
 use std::io;
@@ -19,6 +18,7 @@ use std::time::Duration;
 
 use orbit_meter::journal::{Journal, JournalError, JournalSettings};
 use orbit_meter::refusals::{Flusher, Refusals};
+use orbit_meter::ship::{ShipError, ShipSettings, Shipper, ShipperHandle};
 use orbit_policy::{Diagnostics, Policy, PolicySettings};
 
 use crate::admin::{self, AdminServer, AdminState, Readiness, Token, TokenError};
@@ -31,12 +31,13 @@ use crate::storage::{Storage, StorageError};
 use crate::telemetry::{Metrics, TelemetryError};
 use crate::upstreams::Pools;
 use signals::Signals;
-use standin::{ShipSettings, Shipper, ShipperHandle};
 use upkeep::Upkeep;
 
 /// How long the rest of the journal may take to reach the database at the end. What is not shipped
 /// then stays in the journal and is shipped after the next start.
 const SHIP_TIMEOUT: Duration = Duration::from_secs(20);
+/// The same when the database does not answer anyway.
+const SHIP_TIMEOUT_AWAY: Duration = Duration::from_secs(2);
 /// How long the engine may take to stop: 5 s with an insert in flight.
 const ENGINE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -66,6 +67,9 @@ pub enum RunError {
     /// The usage database cannot be used.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// Shipping could not start.
+    #[error(transparent)]
+    Ship(#[from] ShipError),
     /// A thread of the gateway could not be started.
     #[error("cannot start the {thread} thread")]
     Thread {
@@ -162,9 +166,8 @@ impl Parts {
         let flusher = refusals.start().map_err(thread("refusals"))?;
         let storage = Storage::start(&settings.clickhouse, program)?;
         let store = storage.handle().store()?;
-        let shipper = Shipper::start(Arc::clone(&journal), store, ship_settings(&settings.ship))
-            .map_err(thread("shipper"))?;
-        let shipper = Arc::new(shipper);
+        let ship_settings = ship_settings(&settings.ship, Arc::clone(&refusals));
+        let shipper = Arc::new(Shipper::start(Arc::clone(&journal), store, ship_settings)?);
         let watched = settings.policy.watch;
         let reloader = Reloader::start(
             Arc::clone(&policy),
@@ -180,12 +183,8 @@ impl Parts {
         readiness.register("policy", admin::policy_check(reloader.handle()));
         let on_full = settings.journal.on_full;
         readiness.register("journal", checks::journal(Arc::clone(&journal), on_full));
-        let shipping = checks::clickhouse(
-            storage.handle(),
-            Arc::clone(&journal),
-            Arc::clone(&shipper),
-            Arc::clone(&clock),
-        );
+        let shipping =
+            checks::clickhouse(storage.handle(), Arc::downgrade(&shipper), Arc::clone(&clock));
         readiness.register("clickhouse", shipping);
         readiness.register("upstreams", checks::upstreams(Arc::clone(&pools)));
 
@@ -235,6 +234,7 @@ impl Parts {
             clock: Arc::clone(&self.clock),
             metrics: proxy::metrics::Metrics::new(),
             in_flight: Arc::default(),
+            draining: false.into(),
         };
         let server = ProxyServer::bind(Arc::new(edge), &settings.server)?;
         let addresses = Addresses {
@@ -252,9 +252,13 @@ impl Parts {
         drop(self.reloader);
         // The last refusals become events, so before the shipper's last round.
         drop(self.flusher);
-        if !self.shipper.stop(SHIP_TIMEOUT) {
-            tracing::warn!("not everything was shipped; the rest is shipped after the next start");
+        let reachable = self.storage.handle().status().reachable;
+        let timeout = if reachable { SHIP_TIMEOUT } else { SHIP_TIMEOUT_AWAY };
+        if let Err(error) = self.shipper.flush(timeout) {
+            tracing::warn!(%error, "the rest is shipped after the next start");
         }
+        // Ends its thread: the readiness check holds no more than a weak reference.
+        drop(self.shipper);
         self.journal.close();
         // Operators can watch the end until here.
         drop(self.admin);
@@ -282,10 +286,11 @@ fn journal_settings(settings: &settings::Journal) -> JournalSettings {
     }
 }
 
-fn ship_settings(settings: &settings::Ship) -> ShipSettings {
+fn ship_settings(settings: &settings::Ship, refusals: Arc<Refusals>) -> ShipSettings {
     ShipSettings {
         max_rows: settings.max_rows,
         max_delay: Duration::from_millis(settings.max_delay_ms),
+        oldest_open_us: Some(Arc::new(move || refusals.oldest_us())),
         ..ShipSettings::default()
     }
 }

@@ -178,6 +178,7 @@ impl Running {
     /// Stops accepting, waits until every request in flight has ended or `grace` is over, and
     /// ends the threads. Returns how many requests were cut off.
     pub fn drain(self, grace: Duration) -> usize {
+        self.edge.draining.store(true, Ordering::Relaxed);
         // The receiver is gone only when serving ended by itself.
         let _ended = self.stop.send(true);
         let steps = grace.as_millis() / DRAIN_STEP.as_millis();

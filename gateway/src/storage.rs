@@ -26,6 +26,8 @@ pub use totals::{MeterTotal, TotalsError};
 
 /// How long an embedded engine may take to answer: a start after a crash reads its parts first.
 const START_TIMEOUT: Duration = Duration::from_mins(1);
+/// How long an engine that was started for a migration may take to stop.
+const ENGINE_STOP_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest password file read, in bytes.
 const MAX_PASSWORD_BYTES: u64 = 4096;
 
@@ -224,9 +226,8 @@ pub fn migrate(
     let applied = runtime
         .block_on(store.migrate(&migrate_options(settings)))
         .map_err(|source| StorageError::Migrate { url, source })?;
-    match engine {
-        Some(engine) => engine.stop(START_TIMEOUT).map_err(StorageError::Engine)?,
-        None => {}
+    if let Some(engine) = engine {
+        engine.stop(ENGINE_STOP_TIMEOUT).map_err(StorageError::Engine)?;
     }
     Ok(applied)
 }

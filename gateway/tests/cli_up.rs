@@ -35,7 +35,7 @@ fn upstream() -> std::net::SocketAddr {
 
 /// The demonstration's tenants and one route, as small as they can be.
 fn policy(upstream: std::net::SocketAddr) -> String {
-    let mut text = format!(
+    let plan = format!(
         "[[plan]]\nid = \"business\"\napps = [\"crm\"]\n\
          [[app]]\nid = \"crm\"\n[[app]]\nid = \"ai\"\n\
          [[upstream]]\nid = \"apps\"\npeers = [{{ address = \"{upstream}\" }}]\n\
@@ -43,21 +43,15 @@ fn policy(upstream: std::net::SocketAddr) -> String {
          [[route]]\nid = \"ai\"\napp = \"ai\"\npath = \"/ai\"\nupstream = \"apps\"\n"
     );
     let tree = [
-        ("acme", ""),
-        ("acme-brasil", "acme"),
-        ("acme-retail", "acme-brasil"),
-        ("acme-marketing", "acme-retail"),
-        ("acme-web", "acme-marketing"),
-        ("padaria", ""),
+        ("acme", "plan = \"business\""),
+        ("acme-brasil", "parent = \"acme\""),
+        ("acme-retail", "parent = \"acme-brasil\""),
+        ("acme-marketing", "parent = \"acme-retail\""),
+        ("acme-web", "parent = \"acme-marketing\""),
+        ("padaria", "plan = \"business\""),
     ];
-    for (id, parent) in tree {
-        let place = match parent {
-            "" => "plan = \"business\"".to_owned(),
-            parent => format!("parent = \"{parent}\""),
-        };
-        text += &format!("[[tenant]]\nid = \"{id}\"\n{place}\n");
-    }
-    text
+    let tenants = tree.map(|(id, place)| format!("[[tenant]]\nid = \"{id}\"\n{place}\n"));
+    plan + &tenants.concat()
 }
 
 /// A running `orbit up`; killed if the test fails.

@@ -22,9 +22,9 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Serve fake upstreams: paths choose the behaviour.
     ///
-    /// Prints the bound address as one line. Paths, after any prefix: /fixed/<n>, /slow/<ms>,
-    /// /stream/<chunks>/<bytes>/<ms>, /chunked/<chunks>/<bytes>, /204, /304, /head,
-    /// /fail/<status>, /reset, /echo, /headers; anything else answers 72 bytes of JSON.
+    /// Prints the bound address as one line. Paths, after any prefix: /fixed/N, /slow/MS,
+    /// /stream/CHUNKS/BYTES/MS, /chunked/CHUNKS/BYTES, /204, /304, /head, /fail/STATUS, /reset,
+    /// /echo, /headers; anything else answers 72 bytes of JSON.
     Upstream(UpstreamArguments),
     /// Make fresh API keys for the scenarios of this repository.
     ///

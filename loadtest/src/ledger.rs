@@ -7,7 +7,7 @@
 //!   and route;
 //! - `refusals`: per tenant, route and status, refused rows add up to the answers the gateway made
 //!   and gave no row of their own;
-//! - `sequences`: every (node, epoch, lane) of the run is dense from 0: count = distinct = last + 1.
+//! - `sequences`: every (node, epoch, lane) of the run is dense from 0: count = distinct = last + 1
 //!
 //! An answer made by the gateway (problem details) may be recorded either way, by a row or in a
 //! count, but exactly once: with a row it leaves the count expected of the refusals.

@@ -5,8 +5,9 @@
 //! cargo run --release -p orbit-meter --example clickhouse_insert -- [ROWS] [DIRECTORY]
 //! ```
 //!
-//! Rows are those of a plausible gateway: 1 000 tenants of very different size, 5 apps, 40 routes, 4
-//! writer lanes, event times in order but for a little jitter. With DIRECTORY the data is kept there.
+//! Rows are those of a plausible gateway: 1 000 tenants of very different size, 5 apps, 40 routes,
+//! 4 writer lanes, event times in order but for a little jitter. With DIRECTORY the data is kept
+//! there.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a measuring tool for developers")]
 #![allow(clippy::disallowed_methods, reason = "it measures time")]

@@ -309,6 +309,18 @@ impl Journal {
         self.shared.lane(key).map(|lane| lane.next_sequence())
     }
 
+    /// The place before which everything of the lane is acknowledged; `None` when there is no such
+    /// lane, because it is retired.
+    pub fn acknowledged(&self, key: LaneKey) -> Option<Position> {
+        self.shared.lane(key).map(|lane| lane.acknowledged())
+    }
+
+    /// Events that are not acknowledged, and their bytes.
+    pub fn pending(&self) -> (u64, u64) {
+        let status = self.shared.status();
+        (status.pending_events, status.pending_bytes)
+    }
+
     /// Brings a lane's events before `position` to the disk.
     pub fn sync_lane(&self, key: LaneKey, position: Position) -> io::Result<()> {
         let Some(lane) = self.shared.lane(key) else { return Ok(()) };

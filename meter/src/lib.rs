@@ -3,6 +3,7 @@
 //! - [`event`]: one row per answered request, and its binary layout.
 //! - [`journal`]: where the row is kept before the client can have seen the end of its answer.
 //! - [`refusals`]: refused requests, counted per second instead of written one by one.
+//! - [`ship`]: moves rows from the journal to ClickHouse exactly once.
 //!
 //! Only this crate names ClickHouse; it knows nothing of the proxy.
 
@@ -12,3 +13,4 @@ mod durable;
 pub mod event;
 pub mod journal;
 pub mod refusals;
+pub mod ship;

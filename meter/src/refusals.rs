@@ -151,8 +151,10 @@ impl Refusals {
             move || {
                 while !stopped.load(Ordering::Acquire) {
                     std::thread::park_timeout(FLUSH_INTERVAL);
-                    // The journal says itself that it is full, and the counts are kept.
-                    drop(refusals.flush(clock::unix_us()));
+                    if let Err(error) = refusals.flush(clock::unix_us()) {
+                        // The journal says itself, and once, that it is full; the counts are kept.
+                        tracing::debug!(%error, "refusals wait for room in the journal");
+                    }
                 }
                 if let Err(error) = refusals.flush(i64::MAX) {
                     tracing::error!(%error, "the last refusals could not be journalled");

@@ -162,8 +162,10 @@ fn acknowledged_rows_survive_a_kill() {
     assert_eq!(ask_as(&engine, &orbit, insert), "");
     engine.kill();
     let engine = start(data.path());
-    let sums = "SELECT count(), sum(a), (SELECT count() FROM system.databases WHERE name = 'orbit') FROM orbit.t";
-    assert_eq!(ask_as(&engine, &orbit, sums), "100000\t4999950000\t1");
+    assert_eq!(
+        ask_as(&engine, &orbit, "SELECT count(), sum(a) FROM orbit.t"),
+        "100000\t4999950000"
+    );
 }
 
 #[test]

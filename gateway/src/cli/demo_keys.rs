@@ -75,7 +75,7 @@ fn make() -> anyhow::Result<Made> {
         let key = ApiKey::generate("demo")?;
         tables.push('\n');
         tables.push_str(&key::table(&key, tenant, Some("demo")));
-        exports += &format!("export {}={}\n", variable(tenant), key.reveal());
+        exports.extend(["export ", &variable(tenant), "=", key.reveal(), "\n"]);
         if tenant == SHOWN_TENANT {
             key.reveal().clone_into(&mut shown);
         }
@@ -140,6 +140,18 @@ mod tests {
         assert_eq!(again.made, None);
         assert_eq!(fs::read_to_string(&again.env_file).expect("text"), exports);
         assert_eq!(fs::read_dir(&data).expect("listed").count(), 2, "no draft stays behind");
+    }
+
+    #[test]
+    fn every_demo_key_belongs_to_a_tenant_of_the_example() {
+        let home = tempfile::tempdir().expect("a directory");
+        let keys = DemoKeys::ensure(home.path()).expect("made");
+        let example = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../config/policy"));
+        let sources = crate::reload::read(&[example.to_owned(), keys.policy]).expect("readable");
+        let alone = crate::reload::read(&[example.to_owned()]).expect("readable");
+        let keys_before = orbit_policy::check(&alone).expect("a valid example").keys;
+        let keys_after = orbit_policy::check(&sources).expect("valid keys").keys;
+        assert_eq!(keys_after - keys_before, TENANTS.len());
     }
 
     #[test]

@@ -15,12 +15,9 @@ pub(super) fn line(text: impl Display) {
 
 /// Writes why a command failed, with every cause, to standard error.
 pub(super) fn failure(error: &anyhow::Error) {
-    let mut text = format!("orbit: {error}");
-    for cause in error.chain().skip(1) {
-        text += &format!("\n  because: {cause}");
-    }
+    let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
     // There is nowhere left to say that this failed.
-    drop(writeln!(io::stderr().lock(), "{text}"));
+    drop(writeln!(io::stderr().lock(), "orbit: {}", causes.join("\n  because: ")));
 }
 
 /// Nobody reads what was asked for any more.

@@ -1,10 +1,9 @@
 //! The readiness checks of the parts that record, ship and forward.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Weak};
 
-use super::standin::ShipperHandle;
-use orbit_meter::journal::{Journal, JournalStatus};
+use orbit_meter::journal::Journal;
+use orbit_meter::ship::ShipperHandle;
 use serde_json::json;
 
 use crate::admin::Check;
@@ -40,31 +39,36 @@ pub(super) fn journal(
     }
 }
 
-/// How long the oldest event that is not in the database yet has waited.
-pub(super) fn lag(status: &JournalStatus, clock: &Clock) -> Duration {
-    let waited_us = status.oldest_pending_ts_us.map_or(0, |oldest| clock.unix_us() - oldest);
-    Duration::from_micros(u64::try_from(waited_us).unwrap_or(0))
-}
-
 /// The database may be away for as long as the journal has room.
 pub(super) fn clickhouse(
     storage: StorageHandle,
-    journal: Arc<Journal>,
-    shipper: Arc<ShipperHandle>,
+    shipper: Weak<ShipperHandle>,
     clock: Arc<Clock>,
 ) -> impl Fn() -> Check + Send + 'static {
     move || {
         let status = storage.status();
-        let shipped = shipper.status();
-        let lag = lag(&journal.status(), &clock);
-        let ok = status.reachable && status.migrated;
+        let shipping = shipper.upgrade().map(|shipper| shipper.status());
+        let seconds_ago = |at_us: i64| (clock.unix_us() - at_us).max(0) as f64 / 1e6;
+        let shipped = shipping.as_ref().map(|shipping| {
+            json!({
+                "rows": shipping.rows,
+                "failures": shipping.failures,
+                "last_error": shipping.last_error,
+                "waiting_events": shipping.lag_events,
+                "lag_seconds": shipping.oldest_pending_ts_us.map_or(0.0, seconds_ago),
+                "watermark_age_seconds": shipping.watermark_us.map(seconds_ago),
+            })
+        });
+        let ok = status.reachable
+            && status.migrated
+            && shipping.is_some_and(|shipping| shipping.is_running);
         let detail = json!({
             "url": storage.url(),
             "reachable": status.reachable,
             "migrated": status.migrated,
-            "lag_seconds": lag.as_secs_f64(),
             "engine_restarts": status.engine_restarts,
             "last_error": status.last_error,
+            "shipping": shipped,
         });
         Check::informing(ok, detail)
     }

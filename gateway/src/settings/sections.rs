@@ -154,7 +154,7 @@ pub enum ClickHouseMode {
 #[serde(deny_unknown_fields, default)]
 pub struct Ship {
     /// Most rows of one batch.
-    pub max_rows: u32,
+    pub max_rows: usize,
     /// Longest an event waits for its batch to fill, in milliseconds.
     pub max_delay_ms: u64,
 }

@@ -112,10 +112,8 @@ fn two_listeners_on_one_address_are_refused() {
     let found = problems("[server]\nlisten = [\"127.0.0.1:80\", \"127.0.0.1:80\"]\n");
     assert_eq!(
         found,
-        [
-            "orbit.toml:2:27: server.listen[1]: 127.0.0.1:80 is already the address of another \
-             listener"
-        ]
+        ["orbit.toml:2:27: server.listen[1]: 127.0.0.1:80 is already the address of another \
+             listener"]
     );
     let none = problems("[server]\nlisten = []\n");
     assert!(none[0].contains("no listener"), "{}", none[0]);

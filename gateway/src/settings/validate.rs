@@ -45,7 +45,7 @@ fn bounds(settings: &Settings, report: &mut impl FnMut(&str, String)) {
         ("journal.max_lanes", u64::from(journal.max_lanes), 1..=4096),
         ("clickhouse.retention_months", settings.clickhouse.retention_months.into(), 0..=1200),
         // One insert of at most this many rows is one part, hence atomic.
-        ("ship.max_rows", settings.ship.max_rows.into(), 1..=1_000_000),
+        ("ship.max_rows", settings.ship.max_rows as u64, 1..=1_000_000),
         ("ship.max_delay_ms", settings.ship.max_delay_ms, 10..=600_000),
     ];
     for (key, value, range) in checks {

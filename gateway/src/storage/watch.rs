@@ -55,8 +55,14 @@ impl Watch {
         }
         let Some(engine) = &self.engine else { return true };
         let Some(status) = engine.exited() else { return false };
-        tracing::error!(%status, said = engine.last_words(), "the ClickHouse engine died");
+        let said = engine.last_words();
+        tracing::error!(%status, said, "the ClickHouse engine died");
         self.engine = None;
+        gauge!("orbit_clickhouse_reachable").set(0.0);
+        self.handle.update(|known| {
+            known.reachable = false;
+            known.last_error = Some(format!("the engine died: {status}"));
+        });
         true
     }
 
@@ -64,11 +70,11 @@ impl Watch {
     fn restart(&mut self) -> Duration {
         let Some(settings) = &self.engine_settings else { return CHECK_INTERVAL };
         self.failures += 1;
-        counter!("orbit_engine_restarts_total").increment(1);
-        self.handle.update(|status| status.engine_restarts += 1);
         match Engine::start(settings, &self.program, &["clickhouse"]) {
             Ok(engine) => {
                 tracing::info!(pid = engine.pid(), "the ClickHouse engine was started again");
+                counter!("orbit_engine_restarts_total").increment(1);
+                self.handle.update(|status| status.engine_restarts += 1);
                 self.engine = Some(engine);
             }
             Err(error) => {

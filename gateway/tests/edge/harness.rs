@@ -146,6 +146,7 @@ impl Bench {
             clock: Arc::new(Clock::start()),
             metrics: metrics::Metrics::new(),
             in_flight: Arc::default(),
+            draining: false.into(),
         });
         let bound = ProxyServer::bind(Arc::clone(&edge), &server).unwrap();
         let (address, tls) = (bound.addresses()[0], bound.tls_addresses().first().copied());

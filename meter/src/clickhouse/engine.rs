@@ -5,8 +5,8 @@
 //! the product: `orbit clickhouse`), and returns once the engine answers an authenticated query.
 //! The child runs [`serve()`]. Guarantees:
 //!
-//! - it listens on 127.0.0.1 only, and every user but one has a password; the one without (`default`,
-//!   which the engine's own session needs) cannot log in at all, see [`files`](self);
+//! - it listens on 127.0.0.1 only, and every user but one has a password; the one without, which the
+//!   engine's own session needs, cannot be logged in as (see `engine/files.rs`);
 //! - it dies with its parent: on the end of its standard input, and by the kernel's parent-death
 //!   signal should it be too busy to notice;
 //! - passwords are never in arguments, logs, errors or `Debug`;

@@ -9,11 +9,11 @@
 //! ```
 //!
 //! A `LowCardinality` column is a version (1), flags with the width of an index, its dictionary and
-//! one index per row; see [`labels`](self). A UUID is two 64-bit halves, each little-endian.
+//! one index per row (see `native/labels.rs`). A UUID is two 64-bit halves, each little-endian.
 //!
-//! Guarantees: a block holds exactly the rows that were pushed, in that order, and all of one month,
-//! so that the server makes one part of it. The builder keeps its memory from block to block, and
-//! the encoded bytes' memory too, once the previous block has been dropped.
+//! Guarantees: a block holds exactly the rows that were pushed, in that order, and all of one
+//! month, so that the server makes one part of it. The builder keeps its memory from block to
+//! block, and the encoded bytes' memory too, once the previous block has been dropped.
 
 mod labels;
 
@@ -160,7 +160,8 @@ impl BlockBuilder {
         columns.request_id.extend_from_slice(&low.to_le_bytes());
     }
 
-    /// Encodes the rows as the batch `batch_id` of `month` (yyyymm, see [`month_of`]) and starts over.
+    /// Encodes the rows as the batch `batch_id` of `month` (yyyymm, see [`month_of`]) and starts
+    /// over.
     ///
     /// # Panics
     /// When a row is of another month: its batch would become two parts, which a crash could tear.
@@ -283,9 +284,13 @@ mod tests {
 
     #[test]
     fn varints_are_leb128() {
-        for (value, expected) in
-            [(0, &[0][..]), (127, &[127]), (128, &[0x80, 1]), (300, &[0xac, 2]), (1 << 14, &[0x80, 0x80, 1])]
-        {
+        for (value, expected) in [
+            (0, &[0][..]),
+            (127, &[127]),
+            (128, &[0x80, 1]),
+            (300, &[0xac, 2]),
+            (1 << 14, &[0x80, 0x80, 1]),
+        ] {
             let mut out = BytesMut::new();
             put_varint(&mut out, value);
             assert_eq!(&out[..], expected);

@@ -22,10 +22,7 @@ const ALL: [NamedQuery; 3] = [
         name: "usage_by_level_meter_month",
         sql: include_str!("queries/usage_by_level_meter_month.sql"),
     },
-    NamedQuery {
-        name: "refusals_by_reason",
-        sql: include_str!("queries/refusals_by_reason.sql"),
-    },
+    NamedQuery { name: "refusals_by_reason", sql: include_str!("queries/refusals_by_reason.sql") },
 ];
 
 /// Every named query.

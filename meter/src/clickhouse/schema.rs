@@ -1,15 +1,15 @@
 //! The schema: numbered migrations, the columns of `usage_events`, and how long rows are kept.
 //!
-//! A migration is a file `schema/NNNN_name.sql` of statements that end with `;` at the end of a line,
-//! with `{{database}}` for the database. Its text is final once released: the checksum of an applied
-//! migration that changed is an error.
+//! A migration is a file `schema/NNNN_name.sql` of statements that end with `;` at the end of a
+//! line, with `{{database}}` for the database. Its text is final once released: the checksum of an
+//! applied migration that changed is an error.
 //!
-//! MergeTree has no transactions, so every statement is one that may be run again (`IF NOT EXISTS`),
-//! and a migration is recorded after its last one. Two gateways that start at once may then both run
-//! it: the second does nothing, and the doubled record is read as one.
+//! MergeTree has no transactions, so every statement is one that may be run again (`IF NOT
+//! EXISTS`), and a migration is recorded after its last one. Two gateways that start at once may
+//! then both run it: the second does nothing, and the doubled record is read as one.
 //!
-//! Retention is no migration, because it comes from the configuration and may change at any time: it
-//! is compared with the table and altered when different.
+//! Retention is no migration, because it comes from the configuration and may change at any time:
+//! it is compared with the table and altered when different.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -192,8 +192,8 @@ fn checksum(text: &str) -> String {
     })
 }
 
-/// Rows leave by whole parts (`ttl_only_drop_parts`), so a batch is there entirely or not at all, and
-/// the projection agrees with the rows at every moment.
+/// Rows leave by whole parts (`ttl_only_drop_parts`), so a batch is there entirely or not at all,
+/// and the projection agrees with the rows at every moment.
 async fn retain(store: &Store, ttl_months: Option<u32>) -> Result<(), StoreError> {
     let wanted = ttl_months.map(|months| format!("ts + toIntervalMonth({months})"));
     let sql = format!(
@@ -230,7 +230,8 @@ mod tests {
 
     #[test]
     fn statements_are_split_at_line_ends_only() {
-        let text = "-- about; this\nCREATE VIEW {{database}}.a AS SELECT ';' AS b;\n\n-- x\nDROP c;\n";
+        let text =
+            "-- about; this\nCREATE VIEW {{database}}.a AS SELECT ';' AS b;\n\n-- x\nDROP c;\n";
         assert_eq!(statements(text, "d"), ["CREATE VIEW d.a AS SELECT ';' AS b", "DROP c"]);
     }
 }

@@ -99,15 +99,16 @@ impl Store {
     ///
     /// The server drops a block whose token it has seen, and answers as if it had written it. It
     /// remembers the token *before* the part is in place: a server that is killed in between drops
-    /// every later block with that token, so success alone does not prove that a block which was sent
-    /// before is there. After an ambiguous failure, therefore:
+    /// every later block with that token, so success alone does not prove that a block which was
+    /// sent before is there. After an ambiguous failure, therefore:
     ///
     /// 1. [`cancel_insert`](Self::cancel_insert), because the server may still be at it;
     /// 2. [`count_batch`](Self::count_batch), and send again only if nothing is there.
     ///
     /// A stopped server (SIGSTOP, a stalled machine) may hold a whole request that it has not begun
     /// to read, which neither step sees. Sending again under the *same* token first and counting
-    /// afterwards is safe from that as well; a new token is needed only if the count is then still 0.
+    /// afterwards is safe from that as well; a new token is needed only if the count is then still
+    /// 0.
     pub async fn insert_block(&self, block: &EncodedBlock, token: &str) -> Result<(), InsertError> {
         if block.rows() == 0 {
             return Ok(());
@@ -133,8 +134,8 @@ impl Store {
         insert.end().await.map_err(InsertError::from)
     }
 
-    /// Ends the insert with this token if the server still works on it, and waits until it has ended:
-    /// it has then written all of its block or nothing, and will not write any more.
+    /// Ends the insert with this token if the server still works on it, and waits until it has
+    /// ended: it has then written all of its block or nothing, and will not write any more.
     pub async fn cancel_insert(&self, token: &str) -> Result<(), StoreError> {
         let query = self.client.query_raw("KILL QUERY WHERE query_id = {token:String} SYNC");
         within(CHANGE_TIMEOUT, query.param("token", token).execute()).await

@@ -1,7 +1,7 @@
 //! A throwaway engine for tests, benchmarks and load tests. Not used by the product.
 //!
-//! A program that has the `orbit` binary at hand starts that with [`start`]. A test program that has
-//! not is its own engine: it registers one test that serves, and starts itself.
+//! A program that has the `orbit` binary at hand starts that with [`start`]. A test program that
+//! has not is its own engine: it registers one test that serves, and starts itself.
 //!
 //! ```no_run
 //! use orbit_meter::clickhouse::{Store, testing};

@@ -66,8 +66,8 @@ struct Open {
 impl LaneReader {
     pub(super) fn new(lane: Arc<Lane>, position: Position) -> LaneReader {
         let seed = Seed::new(lane.key());
-        let buffer = vec![0; CHUNK_BYTES];
-        LaneReader { lane, seed, position, open: None, buffer, at: 0, filled: 0 }
+        // Filled when something is read: most lanes of earlier epochs are short, or never are.
+        LaneReader { lane, seed, position, open: None, buffer: Vec::new(), at: 0, filled: 0 }
     }
 
     /// The lane.
@@ -133,6 +133,9 @@ impl LaneReader {
         }
         let wanted = left.min(CHUNK_BYTES as u64) as usize;
         let offset = self.position.offset;
+        if self.buffer.len() < wanted {
+            self.buffer.resize(wanted, 0);
+        }
         open.file.read_exact_at(&mut self.buffer[..wanted], offset).map_err(|source| {
             ReadError { path: open.segment.path().to_owned(), offset, source }
         })?;

@@ -54,16 +54,14 @@ async fn native_rows_are_the_rows_of_json() {
     let seed = std::process::id().into();
     let mut random = Random(seed);
     let fixture = Fixture::new().await;
-    let mut vocabulary: Vec<String> = [
-        "", "a", "acme/acme-brasil", "São Paulo", "日本語", "🚀\u{0}\t\n\\'\"", "\u{7f}\u{80}",
-    ]
-    .map(String::from)
-    .to_vec();
+    let mut vocabulary: Vec<String> =
+        ["", "a", "acme/acme-brasil", "São Paulo", "日本語", "🚀\u{0}\t\n\\'\"", "\u{7f}\u{80}"]
+            .map(String::from)
+            .to_vec();
     vocabulary.push("x".repeat(300));
     vocabulary.push("長".repeat(20_000));
     for count in [1, 2, 255, 1_000] {
-        let rows: Vec<Row> =
-            (0..count).map(|n| Row::random(&mut random, n, &vocabulary)).collect();
+        let rows: Vec<Row> = (0..count).map(|n| Row::random(&mut random, n, &vocabulary)).collect();
         same_as_json(&fixture, &rows, random.next(), &format!("seed {seed}")).await;
     }
 }
@@ -208,6 +206,34 @@ async fn a_cancelled_insert_writes_nothing_more() {
     fixture.store.cancel_insert("not running").await.expect("nothing to do");
 }
 
+/// A stopped server holds a request that nobody waits for any more, and begins it when it goes on:
+/// the same token, sent again, is what keeps its rows from being there twice.
+#[tokio::test]
+async fn a_request_that_a_stopped_server_holds_is_not_doubled() {
+    let fixture = Fixture::new().await;
+    let block = block(&plain(500), 8);
+    let engine = rustix::process::Pid::from_raw(fixture.engine.pid()).expect("not zero");
+    let signal = |signal| rustix::process::kill_process(engine, signal).expect("it is ours");
+    for round in 0..5 {
+        fixture.store.execute("TRUNCATE TABLE usage_events").await.expect("truncated");
+        let token = format!("round {round}");
+        signal(rustix::process::Signal::STOP);
+        let patience = Duration::from_millis(200);
+        let lost = tokio::time::timeout(patience, fixture.store.insert_block(&block, &token));
+        lost.await.expect_err("a stopped server does not answer");
+        signal(rustix::process::Signal::CONT);
+        while let Err(error) = fixture.store.insert_block(&block, &token).await {
+            // The first one is running: its id is the token.
+            assert_eq!(error.cause().code(), Some(216), "{error:?}");
+            assert!(matches!(error, InsertError::Ambiguous(_)), "{error:?}");
+        }
+        assert_eq!(fixture.store.count_batch(8, MONTH).await.expect("count"), 500);
+        let started = "SELECT count() FROM system.processes WHERE query_kind = 'Insert'";
+        while fixture.value(started).await != "0" {}
+        assert_eq!(fixture.store.count_batch(8, MONTH).await.expect("count"), 500);
+    }
+}
+
 #[tokio::test]
 async fn a_deleted_batch_is_gone_from_rows_and_projection() {
     let fixture = Fixture::new().await;
@@ -237,11 +263,7 @@ async fn failures_say_whether_anything_can_have_been_written() {
     let fixture = Fixture::new().await;
     let block = block(&plain(10), 1);
     let settings = fixture.engine.settings();
-    let wrong = [
-        ("password", "wrong", 516),
-        ("user", "eve", 516),
-        ("database", "nowhere", 81),
-    ];
+    let wrong = [("password", "wrong", 516), ("user", "eve", 516), ("database", "nowhere", 81)];
     for (what, value, code) in wrong {
         let mut settings = settings.clone();
         match what {

@@ -61,7 +61,9 @@ async fn an_edited_migration_is_an_error_that_names_it() {
     let fixture = Fixture::new().await;
     let store = &fixture.store;
     store
-        .execute("ALTER TABLE schema_migrations DELETE WHERE version = 2 SETTINGS mutations_sync = 2")
+        .execute(
+            "ALTER TABLE schema_migrations DELETE WHERE version = 2 SETTINGS mutations_sync = 2",
+        )
         .await
         .expect("forgotten");
     store
@@ -79,10 +81,12 @@ async fn a_failing_migration_is_named() {
     let engine = start(data.path());
     let store = Store::new(&engine.settings()).expect("valid settings");
     store.migrate(&FOR_EVER).await.expect("a fresh schema");
-    // A view's name is taken by something a view cannot be.
+    // The table's name is taken by something else.
     store.execute("TRUNCATE TABLE schema_migrations").await.expect("forgotten");
     store.execute("DROP TABLE usage_events SYNC").await.expect("dropped");
-    store.execute("CREATE DICTIONARY usage_events (a UInt64) PRIMARY KEY a SOURCE(NULL()) LAYOUT(FLAT()) LIFETIME(0)").await.expect("taken");
+    let taken = "CREATE DICTIONARY usage_events (a UInt64) PRIMARY KEY a SOURCE(NULL()) \
+                 LAYOUT(FLAT()) LIFETIME(0)";
+    store.execute(taken).await.expect("taken");
     store.execute("DROP VIEW latency_per_route_and_hour").await.expect("dropped");
     let error = store.migrate(&FOR_EVER).await.expect_err("no column ts");
     assert!(matches!(error, StoreError::MigrationFailed { .. }), "{error}");

@@ -106,8 +106,7 @@ async fn usage_by_tenant_meter_and_day() {
     let (fixture, rows) = with_november().await;
     let ask = async |tenant: &str| {
         let parameters = [FROM, TO, UTC, ("tenant", tenant)];
-        let result =
-            fixture.store.named("usage_by_tenant_meter_day", &parameters, "TSVRaw").await;
+        let result = fixture.store.named("usage_by_tenant_meter_day", &parameters, "TSVRaw").await;
         result.expect("a named query")
     };
     let want = |tenant: &str| {
@@ -149,9 +148,7 @@ async fn usage_by_level_of_the_tree() {
         let parameters = [FROM, TO, UTC, ("depth", &depth_text), ("root", root)];
         let got = fixture.store.named("usage_by_level_meter_month", &parameters, "TSVRaw").await;
         let below = format!("{root}/");
-        let chosen = rows
-            .iter()
-            .filter(|row| root.is_empty() || row.labels[1].starts_with(&below));
+        let chosen = rows.iter().filter(|row| root.is_empty() || row.labels[1].starts_with(&below));
         let want = expected(
             chosen,
             |row| {
@@ -279,7 +276,8 @@ async fn long_results_come_line_by_line() {
         next += 1;
     }
     assert_eq!(next, rows.len());
-    let failing = "SELECT throwIf(number = 200000) FROM numbers(1000000) SETTINGS max_block_size = 1000";
+    let failing =
+        "SELECT throwIf(number = 200000) FROM numbers(1000000) SETTINGS max_block_size = 1000";
     let mut lines = fixture.store.query_lines(failing, "TSV").expect("sent");
     let error = loop {
         match lines.next_line().await {

@@ -131,8 +131,9 @@ impl Grower<'_, '_, '_, '_> {
     fn grow(&mut self, index: u32) {
         let doc = &self.docs[index as usize];
         let parent = match self.parents[index as usize] {
+            // A parent that is not there, or could not be read, has a finding of its own.
+            None if doc.parent.is_some() => return,
             None => None,
-            // A parent that is missing has a finding of its own.
             Some(parent) => match self.grown[parent as usize].take() {
                 None => return,
                 some => some.map(|grown| (parent, grown)),

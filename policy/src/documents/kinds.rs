@@ -174,7 +174,9 @@ impl<'i> UpstreamDoc<'i> {
     pub(crate) fn read(mut fields: Fields<'_, 'i, '_>) -> Option<Self> {
         let id = fields.id("id");
         let peers = fields.tables("peers", PeerDoc::read);
-        if peers.as_ref().is_none_or(|peers| peers.value.is_empty()) {
+        let none = peers.as_ref().is_none_or(|peers| peers.value.is_empty());
+        // A peer that is there but wrong has a finding of its own.
+        if none && !fields.has_failed() {
             fields.find(fields.place, "peers", "an upstream needs at least one peer");
         }
         let tls = fields.boolean("tls").unwrap_or(false);

@@ -1,12 +1,15 @@
 //! The engine's data directory: passwords, `config.xml`, `users.xml`, and the lock.
 //!
-//! SQL cannot create users in this build of ClickHouse, so `users.xml` is the whole of access control:
+//! SQL cannot create users in this build of ClickHouse, so `users.xml` is the whole of access
+//! control:
 //!
-//! | user | logs in | may |
-//! |---|---|---|
-//! | `orbit` | from this host, password in `orbit.password` | read and write tables of every database; not FILE, URL or any other source, no access management |
-//! | `finance` | from this host, password in `finance.password` | SELECT on the database `orbit`; settings only within the profile's limits |
-//! | `default` | never | start and stop listening |
+//! - `orbit`, the gateway's own (password in `orbit.password`): reads and writes the tables of every
+//!   database; no FILE, URL or any other source, no management of access;
+//! - `finance`, for people (password in `finance.password`): SELECT on the database `orbit`, and
+//!   settings only within the limits of its profile;
+//! - `default`: may start and stop listening, and nobody can log in as it.
+//!
+//! All from this host only.
 //!
 //! The engine's own session is always `default` without a password. Its profile allows one session,
 //! which that session holds for as long as the engine runs; a second login is refused.
@@ -64,8 +67,7 @@ fn password(data: &Path, name: &str) -> Result<String, EngineError> {
     match linked {
         Ok(()) => Ok(made),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            let text =
-                fs::read_to_string(&path).map_err(EngineError::file("read", &path))?;
+            let text = fs::read_to_string(&path).map_err(EngineError::file("read", &path))?;
             usable(text.trim(), path)
         }
         Err(error) => Err(EngineError::file("create", &path)(error)),
@@ -163,7 +165,8 @@ fn config_xml(data: &Path, users: &Path, max_memory_bytes: u64) -> Result<String
   <access_control_improvements>
     <table_engines_require_grant>true</table_engines_require_grant>
     <select_from_system_db_requires_grant>true</select_from_system_db_requires_grant>
-    <select_from_information_schema_requires_grant>true</select_from_information_schema_requires_grant>
+    <select_from_information_schema_requires_grant>true\
+</select_from_information_schema_requires_grant>
   </access_control_improvements>
   <query_log>
     <database>system</database>
@@ -218,8 +221,9 @@ fn users_xml(passwords: &Passwords, max_memory_bytes: u64) -> String {
       <profile>default</profile>
       <quota>default</quota>
       <grants>
-        <query>GRANT SHOW, SELECT, INSERT, ALTER, CREATE, DROP, TRUNCATE, OPTIMIZE, KILL QUERY, dictGet ON *.*</query>
-        <query>GRANT SYSTEM MERGES, SYSTEM FLUSH, SYSTEM VIEWS, SYSTEM RELOAD DICTIONARY ON *.*</query>
+        <query>GRANT SHOW, SELECT, dictGet, KILL QUERY ON *.*</query>
+        <query>GRANT INSERT, ALTER, CREATE, DROP, TRUNCATE, OPTIMIZE ON *.*</query>
+        <query>GRANT SYSTEM MERGES, SYSTEM FLUSH, SYSTEM VIEWS ON *.*</query>
         <query>GRANT TABLE ENGINE ON *</query>
       </grants>
     </{USER}>

@@ -55,14 +55,13 @@ impl Libchdb {
     /// Loads the library and finds the two functions that serving needs.
     #[allow(unsafe_code, reason = "loading a foreign library and naming its functions")]
     pub(super) fn load(path: &Path) -> Result<Self, EngineError> {
-        let unusable =
-            |source| EngineError::LibraryUnusable { path: path.to_owned(), source };
+        let unusable = |source| EngineError::LibraryUnusable { path: path.to_owned(), source };
         // SAFETY: libchdb.so runs only C++ static initialisers when loaded; it is the file that the
         // operator installed or named, and nothing of it is used before this returns.
         let library =
             unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.map_err(unusable)?;
-        // SAFETY: the signatures are those of chdb.h: `chdb_result *chdb_query_cmdline(int, char **)`
-        // and `const char *chdb_result_error(chdb_result *)`, with the result kept opaque. The
+        // SAFETY: the signatures are those of chdb.h: `chdb_result *chdb_query_cmdline(int, char
+        // **)` and `const char *chdb_result_error(chdb_result *)`, with the result kept opaque. The
         // pointers stay valid because the library is leaked below.
         let engine = unsafe {
             Self {

@@ -28,8 +28,8 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How much of the child's standard error is kept for error messages.
 const KEPT_LINES: usize = 40;
 
-/// A running engine. Dropping it ends it at once, as a crash would: what was acknowledged is safe, but
-/// [`stop`](Engine::stop) is the polite way.
+/// A running engine. Dropping it ends it at once, as a crash would: what was acknowledged is safe,
+/// but [`stop`](Engine::stop) is the polite way.
 pub struct Engine {
     ports: Ports,
     passwords: Passwords,
@@ -132,8 +132,8 @@ impl Engine {
         self.child.said.text()
     }
 
-    /// Stops the engine: listeners first, then running queries. Blocks at most `timeout`, after which
-    /// it is killed and the result is an error; acknowledged data is safe either way.
+    /// Stops the engine: listeners first, then running queries. Blocks at most `timeout`, after
+    /// which it is killed and the result is an error; acknowledged data is safe either way.
     ///
     /// It takes some 30 ms when no client is connected and up to 5 s when one is, even an idle one:
     /// drop every [`Store`](crate::clickhouse::Store) first, while its runtime still runs.
@@ -141,9 +141,7 @@ impl Engine {
         self.child.stdin = None;
         match self.child.ending.wait(timeout) {
             Some(status) if status.success() => Ok(()),
-            Some(status) => {
-                Err(EngineError::UncleanStop { status, said: self.child.said.text() })
-            }
+            Some(status) => Err(EngineError::UncleanStop { status, said: self.child.said.text() }),
             None => Err(EngineError::StopTimedOut { waited: timeout }),
         }
     }
@@ -190,8 +188,8 @@ impl Engine {
 /// A spawned process with a thread of its own, the keeper, that spawned it and waits for it.
 ///
 /// The keeper must live as long as the child: the kernel sends the parent-death signal when the
-/// *thread* that forked ends, and the thread that calls [`Engine::start`] may well be a short-lived one
-/// of a pool.
+/// *thread* that forked ends, and the thread that calls [`Engine::start`] may well be a short-lived
+/// one of a pool.
 struct Child {
     pid: Pid,
     /// Refers to this very process, never to a later one with the same number.
@@ -219,8 +217,8 @@ impl Child {
             .spawn(keeper)
             .map_err(EngineError::system("start a thread"))?;
         let spawned = receiver.recv().expect("the keeper reports before it ends");
-        let (pid, pidfd, stdin) = spawned
-            .map_err(|source| EngineError::Spawn { program: program.to_owned(), source })?;
+        let (pid, pidfd, stdin) =
+            spawned.map_err(|source| EngineError::Spawn { program: program.to_owned(), source })?;
         Ok(Self { pid, pidfd, stdin: Some(stdin), said, ending })
     }
 

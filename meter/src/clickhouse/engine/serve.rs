@@ -1,7 +1,7 @@
 //! The serving process: runs the engine inside this process until it is told to stop.
 //!
-//! The engine is clickhouse-local with two query files. The first starts the listeners; the second is
-//! a pipe that this process holds open, and waiting for its next query is what keeps the engine
+//! The engine is clickhouse-local with two query files. The first starts the listeners; the second
+//! is a pipe that this process holds open, and waiting for its next query is what keeps the engine
 //! serving. Stopping writes the queries that end the listeners into the pipe and closes it.
 
 use std::ffi::{CString, OsString};
@@ -116,19 +116,20 @@ fn number<N: std::str::FromStr>(name: &str, value: &OsString) -> Result<N, Engin
     })
 }
 
-/// Runs the engine in this process; returns when SIGTERM, SIGINT or (with `exit_with_parent`) the end
-/// of standard input has stopped it. A return for any other reason is an error.
+/// Runs the engine in this process; returns when SIGTERM, SIGINT or (with `exit_with_parent`) the
+/// end of standard input has stopped it. A return for any other reason is an error.
 ///
-/// Call it before the process has any other thread: it blocks the two signals for the calling thread
-/// and for those made after it. A second signal ends the process at once with status 128 + signal.
+/// Call it before the process has any other thread: it blocks the two signals for the calling
+/// thread and for those made after it. A second signal ends the process at once with status 128 +
+/// signal.
 pub fn serve(arguments: &ServeArguments) -> Result<(), EngineError> {
     let path = library::locate(arguments.library.as_deref())?;
     let signals = block_stop_signals()?;
     // Whatever the engine creates in its directory is nobody else's to read.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let passwords = Passwords::prepare(&arguments.data)?;
-    let data = fs::canonicalize(&arguments.data)
-        .map_err(EngineError::file("resolve", &arguments.data))?;
+    let data =
+        fs::canonicalize(&arguments.data).map_err(EngineError::file("resolve", &arguments.data))?;
     let (queries, keep) = pipe_with(PipeFlags::CLOEXEC)
         .map_err(|error| EngineError::system("create a pipe")(error.into()))?;
     let stop = Arc::new(Stop { keep: Mutex::new(Some(File::from(keep))) });
@@ -167,9 +168,8 @@ fn command_line(
     start: &File,
     queries: &OwnedFd,
 ) -> Result<Vec<CString>, EngineError> {
-    let with_path = |name: &str, path: &Path| {
-        [name.as_bytes(), path.as_os_str().as_bytes()].concat()
-    };
+    let with_path =
+        |name: &str, path: &Path| [name.as_bytes(), path.as_os_str().as_bytes()].concat();
     let line = [
         b"clickhouse".to_vec(),
         with_path("--path=", data),
@@ -278,4 +278,50 @@ fn watch_parent(stop: Arc<Stop>) -> Result<(), EngineError> {
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), EngineError> {
     let spawned = thread::Builder::new().name(name.to_owned()).spawn(work);
     spawned.map(drop).map_err(EngineError::system("start a thread"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<ServeArguments, EngineError> {
+        ServeArguments::parse(line.split_whitespace().map(OsString::from))
+    }
+
+    #[test]
+    fn a_child_is_told_what_its_parent_wants() {
+        let settings = EngineSettings {
+            library: Some("/opt/lib chdb.so".into()),
+            max_memory_bytes: 123_456_789,
+            ..EngineSettings::new("/var/lib/o r b i t")
+        };
+        let ports = Ports { http: 1_234, tcp: 5_678 };
+        let parsed = ServeArguments::parse(ServeArguments::for_child(&settings, ports));
+        let expected = ServeArguments {
+            library: settings.library,
+            data: settings.data,
+            http_port: ports.http,
+            tcp_port: ports.tcp,
+            max_memory_bytes: settings.max_memory_bytes,
+            exit_with_parent: true,
+        };
+        assert_eq!(parsed.expect("our own arguments"), expected);
+    }
+
+    #[test]
+    fn unusable_arguments_are_named() {
+        let by_default = parse("--data d").expect("the rest has defaults");
+        assert_eq!((by_default.http_port, by_default.tcp_port), (8123, 9000));
+        assert!(!by_default.exit_with_parent);
+        for (line, named) in [
+            ("", "--data"),
+            ("--data", "--data"),
+            ("--data d --http-port 70000", "--http-port 70000"),
+            ("--data d --tcp-port x", "--tcp-port x"),
+            ("--data d --password p", "--password"),
+        ] {
+            let error = parse(line).expect_err(line).to_string();
+            assert!(error.contains(named), "{line}: {error}");
+        }
+    }
 }

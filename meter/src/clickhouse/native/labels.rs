@@ -45,7 +45,8 @@ impl Interner {
         self.text.extend_from_slice(text);
         self.ranges.push(start..self.text.len());
         let (arena, ranges) = (&self.text, &self.ranges);
-        self.ids.insert_unique(hash, id, |id| hasher.hash_one(&arena[ranges[*id as usize].clone()]));
+        self.ids
+            .insert_unique(hash, id, |id| hasher.hash_one(&arena[ranges[*id as usize].clone()]));
         (id, true)
     }
 

@@ -135,9 +135,9 @@ impl From<ClientError> for InsertError {
     }
 }
 
-/// Errors that ClickHouse raises while it still looks at the statement and the user, or as the first
-/// act of writing. Every other one, for instance memory (241) or a full disk (243), may come after
-/// the part is in place: those cost one read more, not a lost or doubled batch.
+/// Errors that ClickHouse raises while it still looks at the statement and the user, or as the
+/// first act of writing. Every other one, for instance memory (241) or a full disk (243), may come
+/// after the part is in place: those cost one read more, not a lost or doubled batch.
 const BEFORE_ANY_WRITE: [i32; 14] = [
     16,  // NO_SUCH_COLUMN_IN_TABLE
     60,  // UNKNOWN_TABLE

@@ -1,0 +1,240 @@
+//! The whole product as processes: `orbit up` with the real engine, real traffic, a broken policy
+//! file, a clean stop, and the rows of exactly those requests.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde_json::Value;
+
+/// A running `orbit up`; killed with the test at the latest.
+struct Orbit {
+    child: Child,
+    proxy: String,
+    admin: String,
+    database: String,
+}
+
+impl Drop for Orbit {
+    fn drop(&mut self) {
+        let _ended_already = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// The address after `before` in a line of the tour.
+fn address(line: &str, before: &str) -> Option<String> {
+    let rest = &line[line.find(before)? + before.len()..];
+    let end = rest.find([',', ' ', '/']).unwrap_or(rest.len());
+    Some(format!("http://{}", &rest[..end]))
+}
+
+impl Orbit {
+    /// Starts everything on free ports and waits until it serves.
+    fn start(directory: &Path) -> Orbit {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_orbit"))
+            .args(["up", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
+            .args(["--http-port", "0", "--tcp-port", "0", "--demo-listen", "127.0.0.1:0"])
+            .arg("--config")
+            .arg(directory.join("orbit.toml"))
+            .arg("--data")
+            .arg(directory.join("data"))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut orbit = Orbit {
+            child,
+            proxy: String::new(),
+            admin: String::new(),
+            database: String::new(),
+        };
+        for line in lines.by_ref().map_while(Result::ok) {
+            if line.contains("Orbit is running") {
+                orbit.proxy = address(&line, "proxy http://").unwrap();
+                orbit.admin = address(&line, "admin http://").unwrap();
+            }
+            if line.contains("X-ClickHouse-User") {
+                orbit.database = address(&line, "http://").unwrap();
+            }
+            if line.contains("Ctrl-C stops everything") {
+                break;
+            }
+        }
+        assert!(!orbit.database.is_empty(), "orbit up ended before it served");
+        // Keeps the pipe open and empty for the process's last words.
+        std::thread::spawn(move || lines.for_each(drop));
+        orbit
+    }
+
+    fn stop(mut self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "{status}");
+    }
+}
+
+async fn send(request: Request<Full<Bytes>>) -> (StatusCode, HeaderMap, String) {
+    let client: Client<HttpConnector, Full<Bytes>> =
+        Client::builder(TokioExecutor::new()).build_http();
+    let (parts, body) = client.request(request).await.unwrap().into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    (parts.status, parts.headers, String::from_utf8_lossy(&body).into_owned())
+}
+
+async fn get(url: String, bearer: Option<&str>) -> (StatusCode, HeaderMap, String) {
+    let mut request = Request::get(url);
+    if let Some(bearer) = bearer {
+        request = request.header("authorization", format!("Bearer {bearer}"));
+    }
+    send(request.body(Full::default()).unwrap()).await
+}
+
+/// What the finance user sees.
+async fn query(orbit: &Orbit, data: &Path, sql: &str) -> String {
+    let password = std::fs::read_to_string(data.join("clickhouse/finance.password")).unwrap();
+    let request = Request::post(format!("{}/", orbit.database))
+        .header("x-clickhouse-user", "finance")
+        .header("x-clickhouse-key", password.trim())
+        .body(Full::new(Bytes::from(sql.to_owned())))
+        .unwrap();
+    let (status, _, text) = send(request).await;
+    assert_eq!(status, StatusCode::OK, "{sql}: {text}");
+    text
+}
+
+/// Settings and the example policy, with the upstream at `upstream`.
+fn prepare(directory: &Path, upstream: &str) {
+    let policy = directory.join("policy");
+    std::fs::create_dir(&policy).unwrap();
+    for entry in std::fs::read_dir(repository().join("config/policy")).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap().replace("127.0.0.1:8090", upstream);
+        std::fs::write(policy.join(path.file_name().unwrap()), text).unwrap();
+    }
+    let settings = std::fs::read_to_string(repository().join("config/orbit.toml")).unwrap();
+    std::fs::write(directory.join("orbit.toml"), settings).unwrap();
+}
+
+fn demo_key(data: &Path, tenant: &str) -> String {
+    let keys = std::fs::read_to_string(data.join("demo.env")).unwrap();
+    let name = format!("ORBIT_KEY_{tenant}=");
+    let line = keys.lines().find_map(|line| Some(line.split_once(&name)?.1.trim().to_owned()));
+    line.unwrap().trim_matches(['"', '\'']).to_owned()
+}
+
+/// Answers "hello" to everything.
+async fn upstream() -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let app = axum::Router::new().fallback(|| async { "hello" });
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_example_serves_meters_survives_a_broken_policy_and_accounts_for_every_request() {
+    let directory = tempfile::tempdir().unwrap();
+    prepare(directory.path(), &upstream().await);
+    let data = directory.path().join("data");
+    let orbit = Orbit::start(directory.path());
+    let web = demo_key(&data, "ACME_WEB");
+    let url = |path: &str| format!("{}{path}", orbit.proxy);
+
+    let (status, headers, body) = get(url("/crm/hello"), Some(&web)).await;
+    assert_eq!((status, &*body), (StatusCode::OK, "hello"));
+    assert!(headers["ratelimit"].to_str().unwrap().contains(";r="));
+    assert!(headers["ratelimit-policy"].to_str().unwrap().contains("holding/requests"));
+    assert_eq!(get(url("/crm/hello"), None).await.0, StatusCode::UNAUTHORIZED);
+    assert_eq!(get(url("/ai/chat"), Some(&web)).await.0, StatusCode::FORBIDDEN);
+
+    let mut answers: BTreeMap<u16, u64> = BTreeMap::new();
+    for _ in 0..60 {
+        let (status, ..) = get(url("/projects/x"), Some(&web)).await;
+        *answers.entry(status.as_u16()).or_default() += 1;
+    }
+    assert_eq!(answers.keys().copied().collect::<Vec<_>>(), [200, 429]);
+
+    broken_policy_is_refused_and_traffic_goes_on(&orbit, directory.path(), &data).await;
+
+    orbit.stop();
+    let orbit = Orbit::start(directory.path());
+    let rows = "SELECT kind, tenant, status, reason, sum(requests) FROM orbit.usage_events \
+                GROUP BY ALL ORDER BY ALL FORMAT TSV";
+    let seen = query(&orbit, &data, rows).await;
+    let expected = [
+        "request\tpadaria\t200\t\t20".to_owned(),
+        format!("request\tacme-web\t200\t\t{}", answers[&200] + 1),
+        "refused\t\t401\tno_key\t1".to_owned(),
+        "refused\tacme-web\t403\tnot_entitled\t1".to_owned(),
+        format!("refused\tacme-web\t429\trate_limited\t{}", answers[&429]),
+    ];
+    for line in &expected {
+        assert!(seen.lines().any(|row| row == line), "{line:?} is not in\n{seen}");
+    }
+    assert_eq!(seen.lines().count(), expected.len(), "{seen}");
+    let dense = "SELECT count() FROM (SELECT node, epoch, lane, count() AS n, uniqExact(sequence) \
+                 AS distinct, max(sequence) + 1 AS last FROM orbit.usage_events GROUP BY ALL \
+                 HAVING n != distinct OR n != last)";
+    assert_eq!(query(&orbit, &data, dense).await.trim(), "0", "sequences are dense");
+    orbit.stop();
+}
+
+/// Every mistake shows in `/readyz`, the old policy goes on, and a good file comes into force.
+async fn broken_policy_is_refused_and_traffic_goes_on(
+    orbit: &Orbit,
+    directory: &Path,
+    data: &Path,
+) {
+    let token = std::fs::read_to_string(data.join("admin.token")).unwrap();
+    let padaria = demo_key(data, "PADARIA");
+    let ready = || get(format!("{}/readyz", orbit.admin), Some(token.trim()));
+    let bad = directory.join("policy/bad.toml");
+    let mistakes = "[[tenant]]\nid = \"a\"\nparent = \"b\"\n[[tenant]]\nid = \"b\"\nparent = \"a\"\n\
+                    [[tenant]]\nid = \"c\"\nplan = \"golden\"\ncolour = \"red\"\n\
+                    [[plan]]\nid = \"p\"\nusers = \"many\"\n";
+    std::fs::write(&bad, mistakes).unwrap();
+    let expected = ["bad.toml:3:", "bad.toml:8:", "bad.toml:9:", "bad.toml:12:"];
+    loop {
+        let (status, _, body) = ready().await;
+        let found = expected.iter().all(|place| {
+            let (line, file) = (place.split(':').nth(1).unwrap(), "bad.toml");
+            let json: Value = serde_json::from_str(&body).unwrap();
+            let text = json.to_string();
+            text.contains(file) && (text.contains(place) || text.contains(&format!("\"line\":{line}")))
+        });
+        assert_eq!(status, StatusCode::OK, "a refused policy does not make the gateway unready");
+        if found {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..20 {
+        let url = format!("{}/crm/x", orbit.proxy);
+        assert_eq!(get(url, Some(&padaria)).await.0, StatusCode::OK);
+    }
+    let metrics = get(format!("{}/metrics", orbit.admin), Some(token.trim())).await.2;
+    assert!(metrics.contains("orbit_policy_reloads_total{result=\"refused\"}"), "{metrics}");
+    std::fs::remove_file(&bad).unwrap();
+    let policy = || get(format!("{}/v1/policy", orbit.admin), Some(token.trim()));
+    loop {
+        let json: Value = serde_json::from_str(&policy().await.2).unwrap();
+        if json["last_error"].is_null() {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+}

@@ -1,0 +1,259 @@
+//! From frames to blocks: reads lanes, splits by month, encodes.
+//!
+//! Guarantees: the same ranges always make the same rows in the same batches; lanes of earlier
+//! epochs come first; no live lane is starved by another, and one that cannot be read holds up no
+//! other. A frame that is no row is logged and left out: its sequence is missing, and an audit says
+//! so.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::ledger::{Batch, Plan, Range, token};
+use crate::clickhouse::native::month_of;
+use crate::clickhouse::{BlockBuilder, EncodedBlock};
+use crate::event::View;
+use crate::journal::{Frame, Journal, LaneKey, LaneReader, Position, ReadError};
+
+const US_PER_DAY: i64 = 86_400_000_000;
+
+/// Reads what is committed and not planned.
+pub(super) struct Gatherer {
+    journal: Arc<Journal>,
+    max_rows: usize,
+    /// Where the next plan starts in each lane.
+    starts: BTreeMap<LaneKey, Position>,
+    readers: BTreeMap<LaneKey, LaneReader>,
+    /// Former lanes read to their end.
+    ended: BTreeSet<LaneKey>,
+    blocks: Months,
+}
+
+/// One gathering.
+#[derive(Debug, Default)]
+pub(super) struct Gathered {
+    /// The parts of lanes that were read; empty when there are no rows.
+    pub(super) ranges: Vec<Range>,
+    pub(super) batches: Vec<Batch>,
+    /// In the order of `batches`.
+    pub(super) blocks: Vec<EncodedBlock>,
+    /// Former lanes that have nothing behind what was gathered so far.
+    pub(super) ended: Vec<LaneKey>,
+    /// Lanes that could not be read on.
+    pub(super) failures: u64,
+}
+
+impl Gatherer {
+    pub(super) fn new(
+        journal: Arc<Journal>,
+        max_rows: usize,
+        planned: BTreeMap<LaneKey, Position>,
+    ) -> Gatherer {
+        Gatherer {
+            journal,
+            max_rows,
+            starts: planned,
+            readers: BTreeMap::new(),
+            ended: BTreeSet::new(),
+            blocks: Months::default(),
+        }
+    }
+
+    /// Events committed and not planned, as far as known without reading them.
+    pub(super) fn waiting(&self) -> u64 {
+        let lanes = self.journal.lanes().into_iter().filter(|key| !self.ended.contains(key));
+        let waiting = lanes.map(|key| {
+            let next = self.journal.next_sequence(key).unwrap_or(0);
+            let from = self.starts.get(&key).copied().or_else(|| self.journal.acknowledged(key));
+            next.saturating_sub(from.map_or(0, |position| position.sequence))
+        });
+        waiting.sum()
+    }
+
+    /// Former lanes of which it is not known yet that they are read to their end.
+    pub(super) fn has_former(&self) -> bool {
+        let mut lanes = self.journal.lanes().into_iter();
+        lanes.any(|key| !self.journal.is_live(key) && !self.ended.contains(&key))
+    }
+
+    /// Reads up to `max_rows` rows and encodes them under ids from `batch_id`.
+    pub(super) fn gather(&mut self, batch_id: impl FnMut() -> u64) -> Gathered {
+        let mut gathered = Gathered::default();
+        let mut ends = BTreeMap::new();
+        let (live, former): (Vec<_>, Vec<_>) =
+            self.journal.lanes().into_iter().partition(|key| self.journal.is_live(*key));
+        for key in former {
+            if self.blocks.rows >= self.max_rows {
+                break;
+            }
+            if self.ended.contains(&key) {
+                continue;
+            }
+            match self.read_lane(key, self.max_rows, &mut ends) {
+                Ok(false) => {}
+                Ok(true) => {
+                    self.ended.insert(key);
+                    self.readers.remove(&key);
+                    gathered.ended.push(key);
+                }
+                Err(error) => gathered.fail(key, &error),
+            }
+        }
+        self.read_in_turns(live, &mut ends, &mut gathered);
+        if self.blocks.rows > 0 {
+            gathered.ranges = self.ranges(ends);
+            (gathered.batches, gathered.blocks) = self.blocks.finish(batch_id);
+        }
+        gathered
+    }
+
+    /// Gives each lane a share of the room that is left, until it is gone or the lanes are empty.
+    fn read_in_turns(
+        &mut self,
+        mut turn: Vec<LaneKey>,
+        ends: &mut BTreeMap<LaneKey, Position>,
+        gathered: &mut Gathered,
+    ) {
+        while !turn.is_empty() && self.blocks.rows < self.max_rows {
+            let share = (self.max_rows - self.blocks.rows).div_ceil(turn.len());
+            turn.retain(|&key| {
+                let until = self.max_rows.min(self.blocks.rows + share);
+                match self.read_lane(key, until, ends) {
+                    Ok(is_empty) => !is_empty,
+                    Err(error) => {
+                        gathered.fail(key, &error);
+                        false
+                    }
+                }
+            });
+        }
+    }
+
+    /// Reads a lane until there are `until` rows; true when it has no more for now.
+    fn read_lane(
+        &mut self,
+        key: LaneKey,
+        until: usize,
+        ends: &mut BTreeMap<LaneKey, Position>,
+    ) -> Result<bool, ReadError> {
+        if !self.readers.contains_key(&key) {
+            let Some(reader) = self.journal.reader(key, self.starts.get(&key).copied()) else {
+                return Ok(true);
+            };
+            self.starts.entry(key).or_insert(reader.position());
+            self.readers.insert(key, reader);
+        }
+        let reader = self.readers.get_mut(&key).expect("just made");
+        let mut read = || {
+            while self.blocks.rows < until {
+                match reader.read()? {
+                    Some(frame) => self.blocks.push(&frame),
+                    None => return Ok(true),
+                }
+            }
+            Ok(false)
+        };
+        let done = read();
+        ends.insert(key, reader.position());
+        done
+    }
+
+    fn ranges(&mut self, ends: BTreeMap<LaneKey, Position>) -> Vec<Range> {
+        let mut ranges = Vec::new();
+        for (lane, end) in ends {
+            let start = self.starts.insert(lane, end).unwrap_or(end);
+            if start != end {
+                ranges.push(Range { lane, start, end });
+            }
+        }
+        ranges
+    }
+}
+
+impl Gathered {
+    fn fail(&mut self, lane: LaneKey, error: &ReadError) {
+        self.failures += 1;
+        let cause = &error.source;
+        tracing::error!(?lane, %error, %cause, "a lane of the journal cannot be read");
+    }
+}
+
+/// Builds the blocks of a plan again, from its ranges. In the order of its batches; one is smaller
+/// than planned only if the journal has lost rows since.
+pub(super) fn rebuild(journal: &Journal, plan: &Plan) -> Result<Vec<EncodedBlock>, ReadError> {
+    let mut blocks = Months::default();
+    for Range { lane, start, end } in &plan.ranges {
+        let Some(mut reader) = journal.reader(*lane, Some(*start)) else { continue };
+        while reader.position().sequence < end.sequence {
+            match reader.read()? {
+                Some(frame) if frame.id.sequence < end.sequence => blocks.push(&frame),
+                Some(_) | None => break,
+            }
+        }
+    }
+    Ok(plan.batches.iter().map(|batch| blocks.take(batch)).collect())
+}
+
+/// A block under construction for each month there is.
+#[derive(Default)]
+struct Months {
+    open: Vec<(u32, BlockBuilder)>,
+    /// Builders with their memory, for the next gathering.
+    spare: Vec<BlockBuilder>,
+    /// The open month pushed to last, and the day that proves a row is of it.
+    current: usize,
+    day: i64,
+    rows: usize,
+}
+
+impl Months {
+    #[inline]
+    fn push(&mut self, frame: &Frame<'_>) {
+        let row = match View::decode(frame.row) {
+            Ok(row) => row,
+            Err(error) => {
+                tracing::error!(id = ?frame.id, %error, "a frame of the journal is no row");
+                return;
+            }
+        };
+        let day = row.ts_us().div_euclid(US_PER_DAY);
+        if day != self.day || self.open.is_empty() {
+            self.turn_to(month_of(row.ts_us()));
+            self.day = day;
+        }
+        self.open[self.current].1.push(&frame.id, &row);
+        self.rows += 1;
+    }
+
+    fn turn_to(&mut self, month: u32) {
+        let known = self.open.iter().position(|(open, _)| *open == month);
+        self.current = known.unwrap_or_else(|| {
+            self.open.push((month, self.spare.pop().unwrap_or_default()));
+            self.open.len() - 1
+        });
+    }
+
+    /// Encodes everything, months in order.
+    fn finish(&mut self, mut batch_id: impl FnMut() -> u64) -> (Vec<Batch>, Vec<EncodedBlock>) {
+        self.open.sort_by_key(|(month, _)| *month);
+        self.rows = 0;
+        let finish = |(month, mut builder): (u32, BlockBuilder)| {
+            let rows = builder.len() as u64;
+            let batch_id = batch_id();
+            let block = builder.finish(batch_id, month);
+            self.spare.push(builder);
+            (Batch { batch_id, token: token(batch_id), month, rows }, block)
+        };
+        let finished = self.open.drain(..).map(finish).unzip();
+        // One month is the rule; the memory of others would lie idle.
+        self.spare.truncate(1);
+        finished
+    }
+
+    /// Encodes the rows of one batch's month.
+    fn take(&mut self, batch: &Batch) -> EncodedBlock {
+        let index = self.open.iter().position(|(month, _)| *month == batch.month);
+        let mut builder =
+            index.map_or_else(BlockBuilder::new, |index| self.open.swap_remove(index).1);
+        builder.finish(batch.batch_id, batch.month)
+    }
+}

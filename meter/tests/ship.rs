@@ -1,0 +1,19 @@
+//! Shipping against the real engine: every event once, whatever dies between.
+
+#[path = "ship/death.rs"]
+mod death;
+#[path = "ship/drain.rs"]
+mod drain;
+#[path = "ship/faults.rs"]
+mod faults;
+#[path = "ship/fixture.rs"]
+mod fixture;
+#[path = "ship/proxy.rs"]
+mod proxy;
+
+use orbit_meter::clickhouse::testing;
+
+#[test]
+fn engine_process() {
+    testing::serve_if_asked();
+}
