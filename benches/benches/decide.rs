@@ -66,9 +66,13 @@ fn levels(c: &mut Criterion) {
         });
         let quota = Quota::per_second(NonZeroU32::new(u32::MAX).expect("not zero"));
         let limiters: Vec<_> = (0..levels).map(|_| RateLimiter::direct(quota)).collect();
-        group.bench_with_input(BenchmarkId::new("governor, limits only", levels), &levels, |b, _| {
-            b.iter(|| limiters.iter().all(|limiter| black_box(limiter.check()).is_ok()));
-        });
+        group.bench_with_input(
+            BenchmarkId::new("governor, limits only", levels),
+            &levels,
+            |b, _| {
+                b.iter(|| limiters.iter().all(|limiter| black_box(limiter.check()).is_ok()));
+            },
+        );
     }
     group.finish();
 }

@@ -99,7 +99,13 @@ pub fn catalogue(tenants: usize, keys_each: usize, known: usize) -> (Vec<Source>
 /// An event as the edge writes it; `number` spreads it over a thousand tenants and a month.
 pub fn event(number: u64) -> Event<'static> {
     const TENANTS: [&str; 8] = [
-        "acme-web", "acme-shop", "globex-api", "globex-ops", "initech", "padaria", "umbrella-lab",
+        "acme-web",
+        "acme-shop",
+        "globex-api",
+        "globex-ops",
+        "initech",
+        "padaria",
+        "umbrella-lab",
         "wonka-sales",
     ];
     const PATHS: [&str; 8] = [

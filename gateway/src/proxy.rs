@@ -172,8 +172,8 @@ impl ProxyHttp for Proxy {
         response: &mut ResponseHeader,
         ctx: &mut Exchange,
     ) -> Result<()> {
-        let informational =
-            response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS;
+        let informational = response.status.is_informational()
+            && response.status != StatusCode::SWITCHING_PROTOCOLS;
         if informational {
             return Ok(());
         }

@@ -28,8 +28,8 @@ use tokio::sync::watch;
 use crate::proxy::{Edge, Equipment, Proxy};
 use crate::settings::Server;
 use crate::upstreams::HealthChecks;
-pub use patience::header_has_been_read;
 use patience::Patient;
+pub use patience::header_has_been_read;
 
 /// Tries of one request over all its connections; a pool's own `retries` is the tighter bound.
 const MAX_TRIES: usize = 11;
@@ -76,7 +76,8 @@ pub struct ProxyServer {
 impl ProxyServer {
     /// Takes every address; port 0 takes any free port.
     pub fn bind(edge: Arc<Edge>, settings: &Server) -> Result<ProxyServer, ServerError> {
-        let plain = settings.listen.iter().map(|address| listen(*address)).collect::<Result<_, _>>()?;
+        let plain =
+            settings.listen.iter().map(|address| listen(*address)).collect::<Result<_, _>>()?;
         let mut tls = Vec::with_capacity(settings.tls.len());
         for listener in &settings.tls {
             let files = [&listener.certificate_file, &listener.key_file];
@@ -118,8 +119,7 @@ impl ProxyServer {
         let mut proxy = http_proxy(&Arc::new(conf), Proxy(Arc::clone(&edge)));
         let mut options = HttpServerOptions::default();
         options.h2c = settings.h2c;
-        options.h2_idle_timeout =
-            Some(Duration::from_secs(settings.limits.keepalive_timeout_s));
+        options.h2_idle_timeout = Some(Duration::from_secs(settings.limits.keepalive_timeout_s));
         proxy.server_options = Some(options);
 
         let front = Patient::new(proxy, &settings.limits);

@@ -47,7 +47,8 @@ pub struct ServerHealth {
 impl Pool {
     fn new(definition: Upstream) -> Pool {
         let server = |peer: &orbit_policy::snapshot::Peer| {
-            let http_peer = resolve(&peer.address).map(|to| http_peer(to, &peer.address, &definition));
+            let http_peer =
+                resolve(&peer.address).map(|to| http_peer(to, &peer.address, &definition));
             if http_peer.is_none() {
                 tracing::warn!(
                     upstream = &*definition.id,
@@ -74,9 +75,9 @@ impl Pool {
         };
         let steps = 0..self.wheel.len();
         let healthy = steps.clone().map(turn).find(|s| s.healthy.load(Ordering::Relaxed));
-        healthy.and_then(|server| server.peer.as_ref()).or_else(|| {
-            steps.map(turn).find_map(|server| server.peer.as_ref())
-        })
+        healthy
+            .and_then(|server| server.peer.as_ref())
+            .or_else(|| steps.map(turn).find_map(|server| server.peer.as_ref()))
     }
 
     /// Further tries after a failure to connect.

@@ -6,10 +6,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Unix microseconds, UTC; 0 for a clock set before 1970.
-#[allow(
-    clippy::disallowed_methods,
-    reason = "this is the clock the ban points to"
-)]
+#[allow(clippy::disallowed_methods, reason = "this is the clock the ban points to")]
 pub(crate) fn unix_us() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |elapsed| i64::try_from(elapsed.as_micros()).unwrap_or(i64::MAX))

@@ -92,9 +92,7 @@ impl JournalSettings {
 }
 
 /// One writer of one opening of one directory.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct LaneKey {
     /// The directory's random number.
     pub node: u32,
@@ -117,8 +115,7 @@ pub struct Position {
 
 impl Position {
     /// Where every lane begins.
-    pub const START: Position =
-        Position { segment: 0, offset: HEADER_BYTES as u64, sequence: 0 };
+    pub const START: Position = Position { segment: 0, offset: HEADER_BYTES as u64, sequence: 0 };
 }
 
 /// Events that were written and can no longer be read: torn by a power failure or damaged.
@@ -251,9 +248,7 @@ impl Journal {
     #[inline]
     pub fn append(&self, event: &Event<'_>) -> Result<EventId, AppendError> {
         let row_bytes = event.encoded_len()?;
-        claim::with_lane(&self.shared, |lane| {
-            lane.append(&self.shared.pool, event, row_bytes)
-        })
+        claim::with_lane(&self.shared, |lane| lane.append(&self.shared.pool, event, row_bytes))
     }
 
     /// No room is guaranteed for further events: the caller applies its named policy. Events of

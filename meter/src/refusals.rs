@@ -147,8 +147,8 @@ impl Refusals {
         let refusals = Arc::clone(self);
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let thread = std::thread::Builder::new().name("orbit-refusals".to_owned()).spawn(
-            move || {
+        let thread =
+            std::thread::Builder::new().name("orbit-refusals".to_owned()).spawn(move || {
                 while !stopped.load(Ordering::Acquire) {
                     std::thread::park_timeout(FLUSH_INTERVAL);
                     if let Err(error) = refusals.flush(clock::unix_us()) {
@@ -159,8 +159,7 @@ impl Refusals {
                 if let Err(error) = refusals.flush(i64::MAX) {
                     tracing::error!(%error, "the last refusals could not be journalled");
                 }
-            },
-        )?;
+            })?;
         Ok(Flusher { stop, thread: Some(thread) })
     }
 }

@@ -244,9 +244,8 @@ impl ShipperHandle {
     /// Waits until every event that was journalled before the call is in ClickHouse.
     pub fn flush(&self, timeout: Duration) -> Result<(), FlushError> {
         let lanes = self.journal.lanes().into_iter();
-        let targets: Vec<(LaneKey, u64)> = lanes
-            .filter_map(|key| Some((key, self.journal.next_sequence(key)?)))
-            .collect();
+        let targets: Vec<(LaneKey, u64)> =
+            lanes.filter_map(|key| Some((key, self.journal.next_sequence(key)?))).collect();
         // A former lane counts as shipped when it is retired: its end is known only then.
         let waiting = || -> u64 {
             let left = |&(key, target): &(LaneKey, u64)| {

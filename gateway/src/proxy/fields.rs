@@ -82,11 +82,7 @@ fn remaining_of(response: &ResponseHeader) -> Option<u64> {
     remaining.min()
 }
 
-fn prepend(
-    response: &mut ResponseHeader,
-    name: &'static str,
-    ours: HeaderValue,
-) -> Result<()> {
+fn prepend(response: &mut ResponseHeader, name: &'static str, ours: HeaderValue) -> Result<()> {
     let theirs: Vec<HeaderValue> = response.headers.get_all(name).into_iter().cloned().collect();
     response.insert_header(name, ours)?;
     theirs.into_iter().try_for_each(|value| response.append_header(name, value).map(|_| ()))

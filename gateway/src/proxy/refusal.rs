@@ -105,7 +105,8 @@ fn not_entitled(denial: &Denial) -> Problem {
     let app = denial.app_id().unwrap_or_default();
     let plan = denial.plan_id().unwrap_or_default();
     let granted_by = denial.granted_by().unwrap_or_default();
-    let detail = format!("The app `{app}` is not part of the plan `{plan}`. Granted by: {granted_by}.");
+    let detail =
+        format!("The app `{app}` is not part of the plan `{plan}`. Granted by: {granted_by}.");
     Problem::new(StatusCode::FORBIDDEN, "not-entitled", detail)
         .with("app", app)
         .with("plan", plan)

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body_util::Empty;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use http_body_util::Empty;
-use bytes::Bytes;
 use orbit_policy::snapshot::Health;
 
 use super::{Pool, Pools, Server};
@@ -86,8 +86,7 @@ impl HealthChecks {
         let asked = due.iter().map(|(_, pool, index)| self.ask(pool, &pool.servers[*index]));
         let results = join_all(asked).await;
         for ((key, pool, index), success) in due.into_iter().zip(results) {
-            let (Some(health), Some(probe)) =
-                (&pool.definition.health, self.probes.get_mut(&key))
+            let (Some(health), Some(probe)) = (&pool.definition.health, self.probes.get_mut(&key))
             else {
                 continue;
             };

@@ -11,8 +11,7 @@ fn problem(body: &[u8]) -> Value {
 
 #[tokio::test]
 async fn an_admitted_request_carries_limits_out_and_identity_in() {
-    let bench =
-        Bench::new(r#"{ name = "requests", rate = 10, per = "minute", burst = 5 }"#).await;
+    let bench = Bench::new(r#"{ name = "requests", rate = 10, per = "minute", burst = 5 }"#).await;
     let (status, headers, body) = bench
         .send("GET", "/contacts", |request| {
             let headers = request.headers_mut();
@@ -80,14 +79,16 @@ async fn every_refusal_is_a_problem_that_says_what_to_do() {
     let id = headers["x-request-id"].to_str().unwrap();
     assert_eq!(body["instance"], format!("urn:orbit:request:{id}"));
 
-    let wrong = |value: &'static str| move |r: &mut http::Request<_>| {
-        r.headers_mut().insert("authorization", value.parse().unwrap());
+    let wrong = |value: &'static str| {
+        move |r: &mut http::Request<_>| {
+            r.headers_mut().insert("authorization", value.parse().unwrap());
+        }
     };
     let (status, headers, body) = bench.send("GET", "/", wrong("Bearer orb_live_x")).await;
-    assert_eq!((status, &problem(&body)["type"]), (
-        StatusCode::UNAUTHORIZED,
-        &Value::from("urn:orbit:problem:key-malformed")
-    ));
+    assert_eq!(
+        (status, &problem(&body)["type"]),
+        (StatusCode::UNAUTHORIZED, &Value::from("urn:orbit:problem:key-malformed"))
+    );
     assert!(headers["www-authenticate"].to_str().unwrap().contains("invalid_token"));
 
     let (status, _, body) = bench.get("/ai/chat").await;
@@ -115,10 +116,7 @@ async fn a_429_names_the_level_and_when_to_come_back() {
     assert_eq!(headers["retry-after"], "30");
     assert_eq!(headers["ratelimit"], "\"team/requests\";r=0;t=30");
     let body = problem(&body);
-    assert_eq!(
-        body["type"],
-        "https://iana.org/assignments/http-problem-types#quota-exceeded"
-    );
+    assert_eq!(body["type"], "https://iana.org/assignments/http-problem-types#quota-exceeded");
     assert_eq!(body["violated-policies"], Value::from(vec!["team/requests"]));
     assert_eq!(body["level"], "team");
     assert_eq!(body["tenant"], "acme-web");

@@ -289,10 +289,7 @@ fn pieces(count: usize, cut: bool) -> Body {
     Pieces(pieces).boxed()
 }
 
-async fn answer(
-    request: Request<Incoming>,
-    seen: Seen,
-) -> Result<Response<Body>, std::io::Error> {
+async fn answer(request: Request<Incoming>, seen: Seen) -> Result<Response<Body>, std::io::Error> {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path().to_owned();
     seen.lock().unwrap().push((parts.method, path.clone(), parts.headers));

@@ -27,8 +27,7 @@ async fn headers_over_the_limits_are_refused_with_431() {
 #[tokio::test]
 async fn bodies_over_the_limit_are_refused_whether_announced_or_not() {
     let bench = Bench::with("", |server| server.limits.max_body_bytes = 1_000).await;
-    let announced =
-        "POST /echo HTTP/1.1\nHost: x\nX-Api-Key: {key}\nContent-Length: 1001\n\n";
+    let announced = "POST /echo HTTP/1.1\nHost: x\nX-Api-Key: {key}\nContent-Length: 1001\n\n";
     let mut stream = bench.raw(announced).await;
     let answer = read_until(&mut stream, "body-too-large").await;
     assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");

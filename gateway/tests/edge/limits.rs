@@ -54,7 +54,9 @@ async fn a_concurrency_limit_is_given_back_when_the_answer_ends() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p3_two_hundred_reloads_under_traffic_fail_no_request_and_forgive_nothing() {
     let slow = |burst: u32| {
-        format!(r#"{{ name = "slow", rate = 1, per = "day", burst = {burst}, routes = ["only-get"] }}"#)
+        format!(
+            r#"{{ name = "slow", rate = 1, per = "day", burst = {burst}, routes = ["only-get"] }}"#
+        )
     };
     let bench = Arc::new(Bench::new(&slow(5)).await);
     let spend = |bench: Arc<Bench>| async move {
@@ -98,7 +100,9 @@ async fn per_client_limits_follow_trusted_proxies_only() {
     })
     .await;
     let ask = |bench: &Bench, client: &'static str| {
-        let text = format!("GET / HTTP/1.1\nHost: x\nX-Api-Key: {{key}}\nX-Forwarded-For: {client}\nConnection: close\n\n");
+        let text = format!(
+            "GET / HTTP/1.1\nHost: x\nX-Api-Key: {{key}}\nX-Forwarded-For: {client}\nConnection: close\n\n"
+        );
         let raw = bench.address;
         let text = text.replace("{key}", bench.key.reveal()).replace('\n', "\r\n");
         async move {
@@ -110,7 +114,11 @@ async fn per_client_limits_follow_trusted_proxies_only() {
     assert_eq!(ask(&trusting, "10.0.0.1").await, "200");
     assert_eq!(ask(&trusting, "10.0.0.2").await, "200");
     assert_eq!(ask(&trusting, "10.0.0.1").await, "429");
-    assert_eq!(ask(&trusting, "10.0.0.3, 127.0.0.9").await, "200", "the proxy's own hop is skipped");
+    assert_eq!(
+        ask(&trusting, "10.0.0.3, 127.0.0.9").await,
+        "200",
+        "the proxy's own hop is skipped"
+    );
     let wary = Bench::new(limit).await;
     assert_eq!(ask(&wary, "10.0.0.1").await, "200");
     assert_eq!(ask(&wary, "10.0.0.2").await, "429", "a stranger's field says nothing");

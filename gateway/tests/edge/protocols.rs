@@ -78,8 +78,7 @@ async fn tls_serves_http2_by_alpn_and_http1_without() {
             tokio::spawn(connection);
             sender.send_request(request).await.unwrap()
         } else {
-            let (mut sender, connection) =
-                hyper::client::conn::http1::handshake(io).await.unwrap();
+            let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
             tokio::spawn(connection);
             sender.send_request(request).await.unwrap()
         };

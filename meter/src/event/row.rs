@@ -142,8 +142,7 @@ impl<'a> View<'a> {
     pub fn decode(row: &'a [u8]) -> Result<View<'a>, DecodeError> {
         let length = |needed| DecodeError::Length { bytes: row.len(), needed };
         let (head, labels) = row.split_first_chunk::<LENGTHS>().ok_or(length(TEXT))?;
-        let (lengths, text) =
-            labels.split_first_chunk::<{ 2 * LABELS }>().ok_or(length(TEXT))?;
+        let (lengths, text) = labels.split_first_chunk::<{ 2 * LABELS }>().ok_or(length(TEXT))?;
         let mut ends = [0; LABELS];
         let mut end = 0;
         for (index, length) in lengths.chunks_exact(2).enumerate() {

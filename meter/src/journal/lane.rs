@@ -44,12 +44,8 @@ impl Lane {
     /// A new lane of this epoch.
     pub(super) fn start(key: LaneKey, pool: &Pool) -> Result<Lane, AppendError> {
         let (segment, tail) = open_segment(key, 0, 0, pool)?;
-        let writer = Writer {
-            tail,
-            seed: Seed::new(key),
-            segment: Arc::clone(&segment),
-            next_sequence: 0,
-        };
+        let writer =
+            Writer { tail, seed: Seed::new(key), segment: Arc::clone(&segment), next_sequence: 0 };
         let mut lane = Lane::former(key, vec![segment]);
         lane.writer = Mutex::new(Some(writer));
         Ok(lane)

@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::frame::{self, Found, FRAME_HEAD_BYTES, MAX_FRAME_BYTES, Seed};
+use super::frame::{self, FRAME_HEAD_BYTES, Found, MAX_FRAME_BYTES, Seed};
 use super::lane::{Lane, start_of};
 use super::segment::{Extent, Segment};
 use super::{LaneKey, Loss, Position};
@@ -136,9 +136,9 @@ impl LaneReader {
         if self.buffer.len() < wanted {
             self.buffer.resize(wanted, 0);
         }
-        open.file.read_exact_at(&mut self.buffer[..wanted], offset).map_err(|source| {
-            ReadError { path: open.segment.path().to_owned(), offset, source }
-        })?;
+        open.file
+            .read_exact_at(&mut self.buffer[..wanted], offset)
+            .map_err(|source| ReadError { path: open.segment.path().to_owned(), offset, source })?;
         (self.at, self.filled) = (0, wanted);
         Ok(true)
     }

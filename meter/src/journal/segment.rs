@@ -137,7 +137,13 @@ pub(super) struct Extent {
 
 impl Segment {
     /// A segment of an earlier epoch, readable up to `end`.
-    pub(super) fn former(path: PathBuf, header: Header, bytes: u64, end: u64, hint: Hint) -> Segment {
+    pub(super) fn former(
+        path: PathBuf,
+        header: Header,
+        bytes: u64,
+        end: u64,
+        hint: Hint,
+    ) -> Segment {
         let synced = AtomicU64::new(u64::MAX);
         Segment { path, header, bytes, body: Body::Former { end, hint }, synced }
     }

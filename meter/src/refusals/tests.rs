@@ -12,8 +12,7 @@ const NOW_US: i64 = 1_795_000_000 * US_PER_SECOND;
 fn journal(directory: &std::path::Path, segments: u64) -> Arc<Journal> {
     let segment_bytes = 32 * 1024;
     let max_bytes = segments * segment_bytes;
-    let settings =
-        JournalSettings { segment_bytes, max_bytes, ..JournalSettings::new(directory) };
+    let settings = JournalSettings { segment_bytes, max_bytes, ..JournalSettings::new(directory) };
     Journal::open(settings).expect("opens")
 }
 

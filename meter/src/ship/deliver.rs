@@ -9,9 +9,9 @@
 //!    +--------------------------------------> Unknown
 //! ```
 //!
-//! An insert without a clear answer may still be under way, in the server or in a proxy before it,
-//! when the table is read and nothing is found. So it is sent again under the *same* token first:
-//! whichever arrives later is dropped by the server. But a server that is killed may have kept a
+//! An insert without a clear answer may still be under way. In the server it is ended before the
+//! table is read; but a stalled server or a proxy may hold a request that nobody can see yet. So it
+//! is sent again under the *same* token first: whichever arrives later is dropped by the server. But a server that is killed may have kept a
 //! token without its rows, and would drop the block for nothing; so the answer to a repeated token
 //! is believed only when the rows are counted. Only a token that is proved to have swallowed its rows is
 //! replaced, durably, before the new one is used.
@@ -80,11 +80,27 @@ impl Delivery {
     async fn step(&mut self) -> Result<bool, StoreError> {
         match self.knowledge {
             Knowledge::Unsent => self.send().await,
-            Knowledge::Unknown => match self.look().await? {
-                Found::All => Ok(true),
-                Found::None => self.send_again().await,
-                Found::Some(rows) => self.start_over(rows).await,
-            },
+            Knowledge::Unknown => {
+                self.cancel().await?;
+                match self.look().await? {
+                    Found::All => Ok(true),
+                    Found::None => self.send_again().await,
+                    Found::Some(rows) => self.start_over(rows).await,
+                }
+            }
+        }
+    }
+
+    /// Ends what the server may still be doing with this batch.
+    async fn cancel(&self) -> Result<(), StoreError> {
+        match self.store.cancel_insert(&self.batch.token).await {
+            // A server that does not let us: the repeated token guards as well.
+            Err(error @ StoreError::Server { .. }) => {
+                let batch_id = self.batch.batch_id;
+                tracing::debug!(batch_id, %error, "an insert could not be cancelled");
+                Ok(())
+            }
+            other => other,
         }
     }
 
@@ -125,7 +141,11 @@ impl Delivery {
             }
         }
         let (batch_id, token) = (self.batch.batch_id, &self.batch.token);
-        tracing::warn!(batch_id, token, "ClickHouse knows the token but has no rows; using another");
+        tracing::warn!(
+            batch_id,
+            token,
+            "ClickHouse knows the token but has no rows; using another"
+        );
         self.replace_token().await;
         Ok(false)
     }

@@ -48,7 +48,10 @@ pub(super) struct Slots {
 
 impl Slots {
     /// Opens or makes `<name>.0` and `<name>.1`; the value stored last, if there is one.
-    pub(super) fn open(directory: &Path, name: &str) -> Result<(Slots, Option<Vec<u8>>), SlotsError> {
+    pub(super) fn open(
+        directory: &Path,
+        name: &str,
+    ) -> Result<(Slots, Option<Vec<u8>>), SlotsError> {
         let mut found: Option<(u64, Vec<u8>)> = None;
         let mut damaged = 0;
         let mut files = Vec::new();

@@ -40,9 +40,8 @@ fn what_was_appended_survives_sigkill() {
         // A different moment each round: after so many events, in the middle of the next.
         let target = 300 + 617 * round;
         let mut last = None;
-        let number_of = |line: &str| {
-            line.strip_prefix("appended ")?.rsplit(' ').next()?.parse::<u64>().ok()
-        };
+        let number_of =
+            |line: &str| line.strip_prefix("appended ")?.rsplit(' ').next()?.parse::<u64>().ok();
         while last.is_none_or(|number| number < target) {
             let line = lines.next().expect("the victim writes on").expect("text");
             last = number_of(&line).or(last);

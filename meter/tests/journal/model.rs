@@ -12,13 +12,19 @@ use super::sample::{Seen, event, open, read_lane, segment_files, snapshot};
 
 #[derive(Debug, Clone)]
 enum Step {
-    Append { padding: usize, times: u16 },
+    Append {
+        padding: usize,
+        times: u16,
+    },
     /// Close and open.
     Reopen,
     /// Copy the files as they are and go on with the copy.
     Crash,
     /// Acknowledge this share of what a lane holds.
-    Acknowledge { lane: prop::sample::Index, percent: usize },
+    Acknowledge {
+        lane: prop::sample::Index,
+        percent: usize,
+    },
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {

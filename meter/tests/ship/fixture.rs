@@ -111,6 +111,25 @@ impl Fixture {
         text.unwrap_or_else(|error| panic!("{sql}: {error}")).trim_end().to_owned()
     }
 
+    /// As many openings have rows, every lane's sequences have no gap and no double, no event is
+    /// there twice.
+    #[track_caller]
+    pub(crate) fn assert_dense(&self, epochs: u64) {
+        self.assert_dense_lanes();
+        let doubles = "SELECT count() - uniqExact(request_id) FROM usage_events";
+        assert_eq!(self.value(doubles), "0", "doubles");
+        let seen = self.value("SELECT uniqExact(epoch) FROM usage_events");
+        assert_eq!(seen, epochs.to_string(), "epochs");
+    }
+
+    #[track_caller]
+    fn assert_dense_lanes(&self) {
+        let gaps = "SELECT count() FROM (SELECT node, epoch, lane, count() AS n, \
+                    uniqExact(sequence) AS u, max(sequence) + 1 AS m FROM usage_events \
+                    GROUP BY node, epoch, lane HAVING n != u OR n != m)";
+        assert_eq!(self.value(gaps), "0", "gaps or doubles");
+    }
+
     /// What was appended is in ClickHouse, once: rows, sums, sequences, projection.
     #[track_caller]
     pub(crate) fn assert_exact(&self) {
@@ -119,10 +138,7 @@ impl Fixture {
         let raw = "SELECT count(), uniqExact(request_id), sum(request_bytes), sum(requests) \
                    FROM usage_events SETTINGS optimize_use_projections = 0";
         assert_eq!(self.value(raw), expected, "raw rows");
-        let gaps = "SELECT count() FROM (SELECT node, epoch, lane, count() AS n, \
-                    uniqExact(sequence) AS u, max(sequence) + 1 AS m FROM usage_events \
-                    GROUP BY node, epoch, lane HAVING n != u OR n != m)";
-        assert_eq!(self.value(gaps), "0", "gaps or doubles");
+        self.assert_dense_lanes();
         let projection = "SELECT sum(c), sum(b), sum(r) FROM (SELECT count() AS c, \
                           sum(request_bytes) AS b, sum(requests) AS r FROM usage_events \
                           GROUP BY tenant, toStartOfHour(ts), app, route, meter, kind) \
@@ -194,4 +210,3 @@ pub(crate) fn event(number: u64) -> Event<'static> {
         reason: "",
     }
 }
-

@@ -116,7 +116,13 @@ impl State {
         close(client);
     }
 
-    fn answers(&self, client: &TcpStream, server: &TcpStream, swallow: &AtomicBool, cut: &AtomicBool) {
+    fn answers(
+        &self,
+        client: &TcpStream,
+        server: &TcpStream,
+        swallow: &AtomicBool,
+        cut: &AtomicBool,
+    ) {
         pump(server, |bytes| {
             if !swallow.load(Ordering::Acquire) {
                 return write(client, bytes);
@@ -133,7 +139,13 @@ impl State {
         }
     }
 
-    fn requests(&self, client: &TcpStream, server: &TcpStream, swallow: &AtomicBool, cut: &AtomicBool) {
+    fn requests(
+        &self,
+        client: &TcpStream,
+        server: &TcpStream,
+        swallow: &AtomicBool,
+        cut: &AtomicBool,
+    ) {
         let mut fault = None;
         let mut held = Vec::new();
         pump(client, |bytes| {

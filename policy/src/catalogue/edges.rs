@@ -72,7 +72,7 @@ impl<'d> Routes<'d> {
             check_host(doc, findings);
             let methods: Vec<_> = doc.methods.iter().flatten().map(|m| &*m.value).collect();
             let host = doc.host.as_ref().map(|host| &*host.value);
-            if !table.add(host, &doc.path.value, &methods, RouteIndex(index)) {
+            if doc.clean && !table.add(host, &doc.path.value, &methods, RouteIndex(index)) {
                 let message = "another route has the same host, path and method";
                 findings.add(doc.path.place, key("path"), message);
             }

@@ -169,8 +169,10 @@ impl Grower<'_, '_, '_, '_> {
             None => None,
         };
         let Some(plan) = own_plan.or(parent.map(|parent| parent.tenant.plan)) else {
-            let message = "a root of the tree needs a plan";
-            self.findings.add(doc.id.place, key("plan"), message);
+            if doc.clean {
+                let message = "a root of the tree needs a plan";
+                self.findings.add(doc.id.place, key("plan"), message);
+            }
             return None;
         };
         let grants = self.grants(doc, plan, own_plan.is_some(), parent);

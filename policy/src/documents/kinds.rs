@@ -43,8 +43,8 @@ impl<'i> PlanDoc<'i> {
         let api_tier = fields.word("api_tier", TIERS).map_or(ApiTier::Basic, |t| t.value);
         let apps = fields.texts("apps");
         let limits = limits(&mut fields);
-        let clean = fields.finish();
-        let id = id.filter(|_| clean)?;
+        fields.finish();
+        let id = id?;
         Some(PlanDoc { id, title, users, app_count, storage_gb, support, api_tier, apps, limits })
     }
 }
@@ -60,8 +60,8 @@ impl<'i> AddonDoc<'i> {
         let id = fields.id("id");
         fields.for_people("title");
         let apps = fields.texts("apps").unwrap_or_default();
-        let clean = fields.finish();
-        let id = id.filter(|_| clean)?;
+        fields.finish();
+        let id = id?;
         Some(AddonDoc { id, apps })
     }
 }
@@ -83,8 +83,8 @@ impl<'i> AppDoc<'i> {
         {
             fields.find(header.place, "end_user_header", "is not a header name");
         }
-        let clean = fields.finish();
-        let id = id.filter(|_| clean)?;
+        fields.finish();
+        let id = id?;
         Some(AppDoc { id, title, end_user_header })
     }
 }
@@ -105,6 +105,8 @@ pub(crate) struct RouteDoc<'i> {
     pub(crate) upstream: Located<Text<'i>>,
     pub(crate) meter: Option<Text<'i>>,
     pub(crate) cost: u32,
+    /// Without a finding of its own: what is missing is not there, rather than wrong.
+    pub(crate) clean: bool,
 }
 
 impl<'i> RouteDoc<'i> {
@@ -132,10 +134,8 @@ impl<'i> RouteDoc<'i> {
         }
         let path = path.unwrap_or(Located { value: Text::Borrowed("/"), place: fields.place });
         let clean = fields.finish();
-        let (Some(id), Some(app), Some(upstream), true) = (id, app, upstream, clean) else {
-            return None;
-        };
-        Some(RouteDoc { id, app, host, path, methods, upstream, meter, cost })
+        let (id, app, upstream) = (id?, app?, upstream?);
+        Some(RouteDoc { id, app, host, path, methods, upstream, meter, cost, clean })
     }
 }
 
@@ -188,8 +188,8 @@ impl<'i> UpstreamDoc<'i> {
         let idle_timeout_ms = ms("idle_timeout_ms", 60_000);
         let retries = fields.integer("retries", 0, 10).map_or(1, |n| n.value as u32);
         let health = fields.table("health", HealthDoc::read);
-        let clean = fields.finish();
-        let (Some(id), Some(peers), true) = (id, peers, clean) else { return None };
+        fields.finish();
+        let (id, peers) = (id?, peers?);
         Some(UpstreamDoc {
             id,
             peers: peers.value,
@@ -249,6 +249,8 @@ pub(crate) struct TenantDoc<'i> {
     pub(crate) addons: Vec<Located<Text<'i>>>,
     pub(crate) status: Option<Status>,
     pub(crate) limits: Vec<LimitDoc<'i>>,
+    /// As in [`RouteDoc`].
+    pub(crate) clean: bool,
 }
 
 const LEVELS: &[(&str, Level)] = &[
@@ -273,8 +275,8 @@ impl<'i> TenantDoc<'i> {
         let status = fields.word("status", STATUSES).map(|status| status.value);
         let limits = limits(&mut fields);
         let clean = fields.finish();
-        let id = id.filter(|_| clean)?;
-        Some(TenantDoc { id, parent, level, plan, addons, status, limits })
+        let id = id?;
+        Some(TenantDoc { id, parent, level, plan, addons, status, limits, clean })
     }
 }
 
@@ -305,10 +307,10 @@ impl<'i> KeyDoc<'i> {
             }
         });
         let place = fields.place;
-        let clean = fields.finish();
-        let (Some(id), Some(tenant), Some(hash), true) = (id, tenant, hash, clean) else {
-            return None;
-        };
+        fields.finish();
+        let (id, tenant) = (id?, tenant?);
+        // A hash that is missing or wrong has a finding: nothing is made of this document.
+        let hash = hash.unwrap_or(Located { value: [0; 32], place });
         Some(KeyDoc { id, tenant, hash, disabled, limits, place })
     }
 }
