@@ -16,7 +16,7 @@ pub mod trace;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -57,8 +57,6 @@ pub struct Edge {
     pub clock: Arc<Clock>,
     /// Handles of the proxy's metrics.
     pub metrics: metrics::Metrics,
-    /// Requests being served.
-    pub in_flight: Arc<AtomicUsize>,
     /// Set when the proxy is to end: connections are not kept for another request.
     pub draining: AtomicBool,
 }
@@ -311,6 +309,6 @@ fn client_address(session: &Session, trusted: &[Cidr]) -> IpAddr {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.in_flight.fetch_sub(1, Ordering::Release);
+        self.shard.in_flight.fetch_sub(1, Ordering::Release);
     }
 }

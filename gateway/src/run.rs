@@ -104,7 +104,8 @@ pub fn run_gateway(
     let signals_failed = |source| RunError::Thread { thread: "signals", source };
     let mut signals = Signals::register().map_err(signals_failed)?;
     let (running, addresses) = parts.serve()?;
-    tracing::info!(proxy = ?addresses.proxy, tls = ?addresses.tls, "serving");
+    let Addresses { proxy, tls, admin, .. } = &addresses;
+    tracing::info!(?proxy, ?tls, %admin, "serving");
     ready(&addresses);
     let (signal, _) = signals.wait();
     tracing::info!(signal, "stopping");
@@ -233,7 +234,6 @@ impl Parts {
             pools: Arc::clone(&self.pools),
             clock: Arc::clone(&self.clock),
             metrics: proxy::metrics::Metrics::new(),
-            in_flight: Arc::default(),
             draining: false.into(),
         };
         let server = ProxyServer::bind(Arc::new(edge), &settings.server)?;
@@ -243,7 +243,7 @@ impl Parts {
             admin: self.admin.address(),
             database_url: self.storage.handle().url().to_owned(),
         };
-        Ok((server.start(), addresses))
+        Ok((server.start()?, addresses))
     }
 
     /// Stops everything, after the proxy has drained.

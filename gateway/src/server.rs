@@ -1,7 +1,10 @@
 //! The listeners and the threads of the proxy, from bind to drain.
 //!
-//! One thread per core, each with its own scheduler (pingora's runtime without work stealing),
-//! serves plain HTTP/1.1 and HTTP/2 and TLS. [`ProxyServer::bind`] takes the addresses, so that a
+//! One thread per core serves plain HTTP/1.1 and HTTP/2 and TLS. Each is a proxy of its own, with
+//! its own scheduler, its own accept loop on the shared sockets and its own upstream connections,
+//! so that a request never wakes another thread. (One pingora service over several threads
+//! accepts on one of them and serves on any: every event of a connection then wakes two, which
+//! costs two writes to an eventfd a request and a tenth of its CPU time.) [`ProxyServer::bind`] takes the addresses, so that a
 //! port that is taken is an error before anything starts; [`Running::drain`] stops accepting,
 //! lets requests in flight end, and then ends the threads.
 
@@ -9,10 +12,10 @@ mod patience;
 
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd, IntoRawFd};
+use std::os::fd::IntoRawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use pingora::apps::HttpServerOptions;
@@ -24,9 +27,10 @@ use pingora::services::Service as _;
 use pingora::services::listening::Service;
 use pingora_runtime::Runtime;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::proxy::{Edge, Equipment, Proxy};
-use crate::settings::Server;
+use crate::settings::{Server, TlsListener};
 use crate::upstreams::HealthChecks;
 use patience::Patient;
 pub use patience::header_has_been_read;
@@ -35,6 +39,15 @@ pub use patience::header_has_been_read;
 const MAX_TRIES: usize = 11;
 /// How often a drain looks whether it is done.
 const DRAIN_STEP: Duration = Duration::from_millis(10);
+
+/// The calling thread's number: small, and its own as long as the process lives.
+pub fn thread_number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    thread_local! {
+        static NUMBER: u64 = NEXT.fetch_add(1, Ordering::Relaxed);
+    }
+    NUMBER.with(|number| *number)
+}
 
 /// The proxy could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +83,7 @@ pub struct ProxyServer {
     edge: Arc<Edge>,
     settings: Server,
     plain: Vec<TcpListener>,
-    tls: Vec<(TcpListener, TlsSettings)>,
+    tls: Vec<TcpListener>,
 }
 
 impl ProxyServer {
@@ -80,19 +93,8 @@ impl ProxyServer {
             settings.listen.iter().map(|address| listen(*address)).collect::<Result<_, _>>()?;
         let mut tls = Vec::with_capacity(settings.tls.len());
         for listener in &settings.tls {
-            let files = [&listener.certificate_file, &listener.key_file];
-            for path in files {
-                File::open(path)
-                    .map_err(|source| ServerError::TlsFile { path: path.clone(), source })?;
-            }
-            let [certificate, key] = files.map(|path| path.to_string_lossy().into_owned());
-            let failed = |error: Box<pingora::Error>| ServerError::Tls {
-                path: listener.certificate_file.clone(),
-                reason: error.to_string(),
-            };
-            let mut tls_settings = TlsSettings::intermediate(&certificate, &key).map_err(failed)?;
-            tls_settings.enable_h2();
-            tls.push((listen(listener.listen)?, tls_settings));
+            tls_settings(listener)?;
+            tls.push(listen(listener.listen)?);
         }
         Ok(ProxyServer { edge, settings: settings.clone(), plain, tls })
     }
@@ -104,43 +106,74 @@ impl ProxyServer {
 
     /// The TLS addresses taken, in the order of the settings.
     pub fn tls_addresses(&self) -> Vec<SocketAddr> {
-        self.tls.iter().filter_map(|(listener, _)| listener.local_addr().ok()).collect()
+        self.tls.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
 
     /// Starts the threads and serves.
-    pub fn start(self) -> Running {
-        let ProxyServer { edge, settings, plain, tls } = self;
-        let pools = Arc::clone(&edge.pools);
-        edge.policy.equip(move |snapshot| Equipment::of(snapshot, &pools));
-
-        let threads = settings.worker_threads();
-        let mut conf = ServerConf { threads, work_stealing: false, ..ServerConf::default() };
-        conf.max_retries = MAX_TRIES;
-        let mut proxy = http_proxy(&Arc::new(conf), Proxy(Arc::clone(&edge)));
-        let mut options = HttpServerOptions::default();
-        options.h2c = settings.h2c;
-        options.h2_idle_timeout = Some(Duration::from_secs(settings.limits.keepalive_timeout_s));
-        proxy.server_options = Some(options);
-
-        let front = Patient::new(proxy, &settings.limits);
-        let mut service = Service::new("orbit-proxy".to_owned(), front);
-        let mut fds = Fds::new();
-        for listener in plain {
-            service.add_tcp(&inherit(&mut fds, listener));
-        }
-        for (listener, tls_settings) in tls {
-            service.add_tls_with_settings(&inherit(&mut fds, listener), None, tls_settings);
-        }
-
-        let runtime = Runtime::new_no_steal(threads, "orbit-proxy");
+    pub fn start(self) -> Result<Running, ServerError> {
+        let pools = Arc::clone(&self.edge.pools);
+        self.edge.policy.equip(move |snapshot| Equipment::of(snapshot, &pools));
         let (stop, stopped) = watch::channel(false);
-        let fds: ListenFds = Arc::new(parking_lot::Mutex::new(fds));
-        let serving = runtime.get_handle().spawn(async move {
-            service.start_service(Some(fds), stopped, 1).await;
+        let mut threads = Vec::new();
+        for _ in 0..self.settings.worker_threads() {
+            let (mut service, fds) = self.service()?;
+            let stopped = stopped.clone();
+            let runtime = Runtime::new_no_steal(1, "orbit-proxy");
+            let serving = runtime.get_handle().spawn(async move {
+                service.start_service(Some(fds), stopped, 1).await;
+            });
+            threads.push((runtime, serving));
+        }
+        let beside = Runtime::new_no_steal(1, "orbit-upkeep");
+        beside.get_handle().spawn(HealthChecks::new(Arc::clone(&self.edge.pools)).run());
+        let counted = Arc::clone(&self.edge);
+        beside.get_handle().spawn(async move {
+            let mut second = tokio::time::interval(Duration::from_secs(1));
+            loop {
+                second.tick().await;
+                counted.metrics.publish();
+            }
         });
-        runtime.get_handle().spawn(HealthChecks::new(Arc::clone(&edge.pools)).run());
-        Running { edge, runtime, stop, serving }
+        Ok(Running { edge: self.edge, threads, beside, stop })
     }
+
+    /// One thread's proxy, and the sockets it accepts on.
+    fn service(&self) -> Result<(Service<Patient>, ListenFds), ServerError> {
+        let limits = &self.settings.limits;
+        let mut conf = ServerConf { threads: 1, work_stealing: false, ..ServerConf::default() };
+        conf.max_retries = MAX_TRIES;
+        let mut proxy = http_proxy(&Arc::new(conf), Proxy(Arc::clone(&self.edge)));
+        let mut options = HttpServerOptions::default();
+        options.h2c = self.settings.h2c;
+        options.h2_idle_timeout = Some(Duration::from_secs(limits.keepalive_timeout_s));
+        proxy.server_options = Some(options);
+        let mut service = Service::new("orbit-proxy".to_owned(), Patient::new(proxy, limits));
+        let mut fds = Fds::new();
+        for listener in &self.plain {
+            service.add_tcp(&inherit(&mut fds, listener)?);
+        }
+        for (listener, settings) in self.tls.iter().zip(&self.settings.tls) {
+            let name = inherit(&mut fds, listener)?;
+            service.add_tls_with_settings(&name, None, tls_settings(settings)?);
+        }
+        Ok((service, Arc::new(parking_lot::Mutex::new(fds))))
+    }
+}
+
+/// Reads and checks certificate and key.
+fn tls_settings(listener: &TlsListener) -> Result<TlsSettings, ServerError> {
+    let files = [&listener.certificate_file, &listener.key_file];
+    for path in files {
+        File::open(path).map_err(|source| ServerError::TlsFile { path: path.clone(), source })?;
+    }
+    let [certificate, key] = files.map(|path| path.to_string_lossy().into_owned());
+    let failed = |error: Box<pingora::Error>| ServerError::Tls {
+        path: listener.certificate_file.clone(),
+        reason: error.to_string(),
+    };
+    let mut settings = TlsSettings::intermediate(&certificate, &key).map_err(failed)?;
+    settings.enable_h2();
+    Ok(settings)
 }
 
 fn listen(address: SocketAddr) -> Result<TcpListener, ServerError> {
@@ -150,29 +183,27 @@ fn listen(address: SocketAddr) -> Result<TcpListener, ServerError> {
     Ok(listener)
 }
 
-/// Hands a socket over to pingora the way a predecessor process would. Returns the name that
-/// pingora finds it by.
-fn inherit(fds: &mut Fds, listener: TcpListener) -> String {
-    let name = match listener.local_addr() {
-        Ok(address) => address.to_string(),
-        Err(_) => format!("fd:{}", listener.as_raw_fd()),
-    };
-    fds.add(name.clone(), listener.into_raw_fd());
-    name
+/// Hands a socket to pingora the way a predecessor process would. Returns the name that pingora
+/// finds it by.
+fn inherit(fds: &mut Fds, listener: &TcpListener) -> Result<String, ServerError> {
+    let address = listener.local_addr().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
+    let own = listener.try_clone().map_err(|source| ServerError::Listen { address, source })?;
+    fds.add(address.to_string(), own.into_raw_fd());
+    Ok(address.to_string())
 }
 
 /// A proxy that serves.
 pub struct Running {
     edge: Arc<Edge>,
-    runtime: Runtime,
+    threads: Vec<(Runtime, JoinHandle<()>)>,
+    beside: Runtime,
     stop: watch::Sender<bool>,
-    serving: tokio::task::JoinHandle<()>,
 }
 
 impl Running {
     /// Requests being served.
     pub fn in_flight(&self) -> usize {
-        self.edge.in_flight.load(Ordering::Acquire)
+        self.edge.metrics.in_flight()
     }
 
     /// Stops accepting, waits until every request in flight has ended or `grace` is over, and
@@ -182,7 +213,8 @@ impl Running {
         // The receiver is gone only when serving ended by itself.
         let _ended = self.stop.send(true);
         let steps = grace.as_millis() / DRAIN_STEP.as_millis();
-        let busy = || self.in_flight() > 0 || !self.serving.is_finished();
+        let accepting = |(_, serving): &(Runtime, JoinHandle<()>)| !serving.is_finished();
+        let busy = || self.in_flight() > 0 || self.threads.iter().any(accepting);
         for _ in 0..steps {
             if !busy() {
                 break;
@@ -190,7 +222,9 @@ impl Running {
             std::thread::sleep(DRAIN_STEP);
         }
         let cut_off = self.in_flight();
-        self.runtime.shutdown_timeout(Duration::from_millis(100));
+        self.edge.metrics.publish();
+        let runtimes = self.threads.into_iter().map(|(runtime, _)| runtime).chain([self.beside]);
+        runtimes.for_each(|runtime| runtime.shutdown_timeout(Duration::from_millis(100)));
         cut_off
     }
 }

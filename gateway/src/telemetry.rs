@@ -16,7 +16,7 @@ use crate::settings::{Log, LogFormat};
 
 /// Upper bounds of every `*_seconds` histogram: 0.5 ms (what a proxied request costs) to 30 s (the
 /// longest reasonable upstream), about a factor of two apart.
-const SECONDS_BUCKETS: [f64; 17] = [
+pub const SECONDS_BUCKETS: [f64; 17] = [
     0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0,
     30.0,
 ];

@@ -11,7 +11,7 @@ use orbit_policy::ApiKey;
 use thiserror::Error;
 
 /// Label, tenant, and the key's own limit.
-const KEYS: [(&str, &str, Option<&str>); 11] = [
+const KEYS: [(&str, &str, Option<&str>); 12] = [
     ("LOAD", "load", None),
     ("LOAD_OTHER", "load-other", None),
     ("LOAD_SPENT", "load-spent", None),
@@ -21,6 +21,7 @@ const KEYS: [(&str, &str, Option<&str>); 11] = [
         "load-key",
         Some(r#"{ name = "key-requests", rate = 500, per = "second", burst = 500 }"#),
     ),
+    ("LOAD_FULL", "load-full", None),
     ("LOAD_TEAM", "load-team", None),
     ("LOAD_DEPARTMENT", "load-department-team", None),
     ("LOAD_UNIT", "load-unit-team", None),

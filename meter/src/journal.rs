@@ -35,6 +35,7 @@
 //! offset, never the mapping.
 
 mod claim;
+mod error;
 mod frame;
 mod header;
 mod housekeeping;
@@ -56,11 +57,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use error::{AppendError, JournalError, SegmentError};
 pub use reader::{Frame, LaneReader, ReadError};
 use shared::Shared;
 pub use status::JournalStatus;
 
-use crate::event::{EncodeError, Event, EventId};
+use crate::event::{Event, EventId};
 use header::{HEADER_BYTES, PAGE_BYTES};
 
 /// Where the journal lives and how large it may become.
@@ -131,83 +133,6 @@ pub struct Loss {
     pub bytes: u64,
 }
 
-/// The journal could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum JournalError {
-    /// A setting that cannot work.
-    #[error("journal {field} is {value}, must be {must}")]
-    Setting {
-        /// The setting.
-        field: &'static str,
-        /// Its value.
-        value: u64,
-        /// What it must be.
-        must: &'static str,
-    },
-    /// Another process has it open.
-    #[error("the journal {} is in use by another process", path.display())]
-    Locked {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// A file or the directory could not be used.
-    #[error("journal {}", path.display())]
-    Io {
-        /// Which.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-    /// A segment that this version cannot read; nothing was changed.
-    #[error("journal segment {}", path.display())]
-    Segment {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: SegmentError,
-    },
-}
-
-/// A header page that is none of ours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum SegmentError {
-    /// Its magic or checksum is wrong.
-    #[error("the header is damaged")]
-    Header,
-    /// Written by another version.
-    #[error("segment layout {layout} with row layout {rows} is not known to this version")]
-    Layout {
-        /// Layout of the segment.
-        layout: u32,
-        /// Layout of its rows.
-        rows: u32,
-    },
-}
-
-/// The event was not written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum AppendError {
-    /// Bound or disk reached.
-    #[error("the journal is full")]
-    Full,
-    /// After `close`.
-    #[error("the journal is closed")]
-    Closed,
-    /// No row can hold it.
-    #[error("the event cannot be a row")]
-    Row(#[from] EncodeError),
-    /// Its row does not fit into a segment of the configured size.
-    #[error("the row has {bytes} bytes, a segment holds rows up to {limit}")]
-    TooLarge {
-        /// Bytes of the row.
-        bytes: usize,
-        /// Bytes the longest row may have.
-        limit: usize,
-    },
-}
-
 /// An open journal. Dropping it closes it.
 #[derive(Debug)]
 pub struct Journal {
@@ -219,7 +144,7 @@ pub struct Journal {
 impl Journal {
     /// Locks the directory, recovers what earlier openings left, raises the epoch durably and
     /// starts the housekeeping thread. A journal without room opens, and says
-    /// [`Journal::is_full`]; everything else that is wrong is an error and changes nothing.
+    /// [`Journal::is_full`]; everything else that is wrong is an error.
     pub fn open(settings: JournalSettings) -> Result<Arc<Journal>, JournalError> {
         check(&settings)?;
         let path = settings.directory.clone();
@@ -359,7 +284,10 @@ impl Journal {
         let Some(lock) = locked(&self.lock).take() else { return };
         self.shared.sync();
         self.shared.pool.drain();
-        drop(lock);
+        // Not just closed: a child process that is being started holds the file for a moment too.
+        if let Err(error) = lock.unlock() {
+            tracing::error!(%error, "the journal's directory cannot be unlocked");
+        }
     }
 }
 

@@ -257,7 +257,7 @@ impl ShipperHandle {
         };
         self.control.flushing.fetch_add(1, Ordering::AcqRel);
         self.control.wake.notify_one();
-        let is_pending = |_: &mut ()| !self.control.has_ended() && waiting() > 0;
+        let is_pending = |(): &mut ()| !self.control.has_ended() && waiting() > 0;
         let guard = locked(&self.control.gate);
         let waited = self.control.changed.wait_timeout_while(guard, timeout, is_pending);
         drop(waited);

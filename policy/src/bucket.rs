@@ -141,6 +141,7 @@ impl Bucket {
     }
 
     /// What [`take`](Self::take) would answer; changes nothing.
+    #[inline]
     pub fn look(&self, terms: Terms, cost: u32, now: Nanos) -> Take {
         let word = self.load(now);
         if word == SEALED {
@@ -156,6 +157,7 @@ impl Bucket {
     }
 
     /// Takes `cost` tokens, all or none.
+    #[inline]
     pub fn take(&self, terms: Terms, cost: u32, now: Nanos) -> Take {
         let mut word = self.load(now);
         loop {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use http::StatusCode;
 use http::header::CONTENT_LENGTH;
@@ -11,6 +11,7 @@ use orbit_policy::{Admission, Nanos};
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 
+use super::metrics::Shard;
 use super::{Edge, client_address, equipment};
 use crate::clock::Reading;
 use crate::proxy::trace::RequestId;
@@ -42,7 +43,7 @@ pub struct Exchange {
     pub(super) key_field: Option<&'static str>,
     /// Whether the client sent fields of the gateway's own names.
     pub(super) has_forged_fields: bool,
-    pub(super) in_flight: Arc<AtomicUsize>,
+    pub(super) shard: Arc<Shard>,
     answered_at: Option<Nanos>,
     status: u16,
     flags: Flags,
@@ -51,7 +52,8 @@ pub struct Exchange {
 
 impl Exchange {
     pub(super) fn start(edge: &Edge) -> Exchange {
-        edge.in_flight.fetch_add(1, Ordering::Acquire);
+        let shard = Arc::clone(edge.metrics.shard());
+        shard.in_flight.fetch_add(1, Ordering::Acquire);
         Exchange {
             id: RequestId::generate(),
             started: edge.clock.read(),
@@ -64,7 +66,7 @@ impl Exchange {
             client_ip: None,
             key_field: None,
             has_forged_fields: false,
-            in_flight: Arc::clone(&edge.in_flight),
+            shard,
             answered_at: None,
             status: 0,
             flags: Flags::NONE,
@@ -133,11 +135,10 @@ impl Exchange {
             meter: &route.meter,
             reason: "",
         };
-        match edge.journal.append(&event) {
-            Ok(_) => edge.metrics.recorded.increment(1),
-            Err(error) => lost(edge, &error),
+        if let Err(error) = edge.journal.append(&event) {
+            lost(edge, &error);
         }
-        edge.metrics.answered(self.status, duration_us);
+        self.shard.answered(self.status, duration_us);
     }
 
     /// The request is over. What has no event yet did not reach its end.

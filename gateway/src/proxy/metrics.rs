@@ -1,16 +1,21 @@
-//! The proxy's metric families; handles are made once, a request touches only atomics.
+//! The proxy's metric families. A request counts on its own thread's cache lines; once a second
+//! the sums go to the recorder.
 //!
 //! | name | kind | labels |
 //! |---|---|---|
 //! | `orbit_requests_total` | counter | `status`: 1xx to 5xx |
 //! | `orbit_request_duration_seconds` | histogram | |
 //! | `orbit_refusals_total` | counter | `reason` |
-//! | `orbit_events_recorded_total` | counter | |
 //! | `orbit_events_unrecorded_total` | counter | |
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use metrics::{Counter, Histogram, counter, histogram};
+
+use crate::server::thread_number;
+use crate::telemetry::SECONDS_BUCKETS;
 
 /// Every reason a request can be refused for.
 const REASONS: &[&str] = &[
@@ -31,19 +36,40 @@ const REASONS: &[&str] = &[
     "journal_full",
 ];
 
-/// Handles of the recorder that was installed when they were made.
+/// Shards of what each request counts: more than threads on most machines.
+const SHARDS: usize = 32;
+
+/// What one thread has counted; on cache lines of its own, so that counting costs no other thread
+/// anything.
+#[derive(Default)]
+#[repr(align(128))]
+pub struct Shard {
+    /// Requests being served that this thread began.
+    pub in_flight: AtomicUsize,
+    by_class: [AtomicU64; 6],
+    /// Answers and their microseconds by bucket of [`SECONDS_BUCKETS`], the last one open.
+    durations: [(AtomicU64, AtomicU64); SECONDS_BUCKETS.len() + 1],
+}
+
+/// The proxy's counters.
 pub struct Metrics {
+    shards: Vec<Arc<Shard>>,
+    published: Mutex<Totals>,
     by_class: [Counter; 6],
     duration: Histogram,
     refusals: HashMap<&'static str, Counter>,
-    /// Events written.
-    pub recorded: Counter,
     /// Admitted requests whose event could not be written.
     pub unrecorded: Counter,
 }
 
+/// Sums over all shards.
+#[derive(Clone, Default)]
+struct Totals {
+    durations: [(u64, u64); SECONDS_BUCKETS.len() + 1],
+}
+
 impl Metrics {
-    /// Makes the handles.
+    /// Makes the handles, of the recorder that is installed now.
     pub fn new() -> Metrics {
         let class = |class: usize| match class {
             0 => counter!("orbit_requests_total", "status" => "none"),
@@ -53,19 +79,24 @@ impl Metrics {
             (*reason, counter!("orbit_refusals_total", "reason" => *reason))
         };
         Metrics {
+            shards: (0..SHARDS).map(|_| Arc::default()).collect(),
+            published: Mutex::default(),
             by_class: std::array::from_fn(class),
             duration: histogram!("orbit_request_duration_seconds"),
             refusals: REASONS.iter().map(refusal).collect(),
-            recorded: counter!("orbit_events_recorded_total"),
             unrecorded: counter!("orbit_events_unrecorded_total"),
         }
     }
 
-    /// An admitted request got its answer.
-    pub fn answered(&self, status: u16, duration_us: u32) {
-        let class = usize::from(status / 100).min(5);
-        self.by_class[class].increment(1);
-        self.duration.record(f64::from(duration_us) / 1e6);
+    /// The calling thread's shard.
+    pub fn shard(&self) -> &Arc<Shard> {
+        &self.shards[thread_number() as usize % SHARDS]
+    }
+
+    /// Requests being served.
+    pub fn in_flight(&self) -> usize {
+        let count = |shard: &Arc<Shard>| shard.in_flight.load(Ordering::Acquire);
+        self.shards.iter().map(count).fold(0, usize::wrapping_add)
     }
 
     /// A request was refused.
@@ -74,6 +105,41 @@ impl Metrics {
         if let Some(counter) = self.refusals.get(reason) {
             counter.increment(1);
         }
+    }
+
+    /// Brings what the threads have counted to the recorder; called every second.
+    pub fn publish(&self) {
+        let mut before = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        let sum = |of: &dyn Fn(&Shard) -> &AtomicU64| {
+            self.shards.iter().map(|shard| of(shard).load(Ordering::Relaxed)).sum::<u64>()
+        };
+        for (class, counter) in self.by_class.iter().enumerate() {
+            counter.absolute(sum(&|shard| &shard.by_class[class]));
+        }
+        for (bucket, (count_before, us_before)) in before.durations.iter_mut().enumerate() {
+            let count = sum(&|shard| &shard.durations[bucket].0);
+            let us = sum(&|shard| &shard.durations[bucket].1);
+            let (new, new_us) = (count - *count_before, us.saturating_sub(*us_before));
+            if new > 0 {
+                // The mean lies within the bucket, so bucket and sum both come out right.
+                let mean = new_us as f64 / new as f64 / 1e6;
+                self.duration.record_many(mean, new as usize);
+                (*count_before, *us_before) = (count, us);
+            }
+        }
+    }
+}
+
+impl Shard {
+    /// An admitted request got its answer.
+    pub fn answered(&self, status: u16, duration_us: u32) {
+        let class = usize::from(status / 100).min(5);
+        self.by_class[class].fetch_add(1, Ordering::Relaxed);
+        let seconds = f64::from(duration_us) / 1e6;
+        let bucket = SECONDS_BUCKETS.partition_point(|bound| *bound < seconds);
+        let (count, us) = &self.durations[bucket];
+        us.fetch_add(u64::from(duration_us), Ordering::Relaxed);
+        count.fetch_add(1, Ordering::Relaxed);
     }
 }
 

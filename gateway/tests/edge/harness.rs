@@ -145,12 +145,11 @@ impl Bench {
             pools: Arc::new(Pools::default()),
             clock: Arc::new(Clock::start()),
             metrics: metrics::Metrics::new(),
-            in_flight: Arc::default(),
             draining: false.into(),
         });
         let bound = ProxyServer::bind(Arc::clone(&edge), &server).unwrap();
         let (address, tls) = (bound.addresses()[0], bound.tls_addresses().first().copied());
-        let running = Some(bound.start());
+        let running = Some(bound.start().unwrap());
         Bench {
             key,
             address,

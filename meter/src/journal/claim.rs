@@ -39,14 +39,12 @@ pub(super) fn with_lane<R>(
         }
         Some(first(shared, &mut claims).and_then(&append))
     });
-    match done {
-        Ok(Some(result)) => result,
-        // The thread is ending and its claims are gone: a lane for this one event.
-        Ok(None) | Err(_) => {
-            let claim = make(shared)?;
-            append(&claim.lane)
-        }
+    if let Ok(Some(result)) = done {
+        return result;
     }
+    // The thread is ending and its claims are gone: a lane for this one event.
+    let claim = make(shared)?;
+    append(&claim.lane)
 }
 
 #[cold]

@@ -51,6 +51,12 @@ impl Mapping {
         self.raw.flush_range(range.start as usize, (range.end - range.start) as usize)
     }
 
+    /// Brings every page into memory, writable, so that the first row on it costs no fault. An error
+    /// before Linux 5.14, which cannot be asked to.
+    pub(super) fn prefault(&self) -> io::Result<()> {
+        self.raw.advise_range(Advice::PopulateWrite, 0, self.raw.len())
+    }
+
     /// Marks the pages of `range` to be written again: after a failed sync the kernel may call them
     /// clean although the disk never got them.
     pub(super) fn mark_dirty(&self, range: Range<u64>) -> io::Result<()> {
@@ -120,21 +126,5 @@ impl Tail {
         self.offset += bytes;
         self.mapping.word(APPENDED_AT).store(next_sequence, Ordering::Relaxed);
         self.mapping.word(COMMITTED_AT).store(self.offset as u64, Ordering::Release);
-    }
-
-    /// Brings every page into memory, writable, so that the first row on it costs no fault.
-    pub(super) fn prefault(&mut self) -> io::Result<()> {
-        let length = self.mapping.raw.len();
-        match self.mapping.raw.advise_range(Advice::PopulateWrite, 0, length) {
-            // Linux before 5.14 does not know the advice; the blocks are there, so touching is safe.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                self.vacant().iter_mut().step_by(PAGE_BYTES).for_each(|byte| {
-                    std::hint::black_box(&mut *byte);
-                    *byte = 0;
-                });
-                Ok(())
-            }
-            other => other,
-        }
     }
 }

@@ -176,20 +176,15 @@ impl LaneReader {
             return false;
         }
         let next = self.lane.segment_from(self.position.segment + 1);
-        match next.as_deref().map(start_of) {
-            Some(start) => {
-                self.skip_to(start);
-                true
-            }
-            None => {
-                if torn {
-                    let written = open.segment.next_sequence();
-                    let bytes = open.segment.claimed_end() - self.position.offset;
-                    self.note_loss(written, bytes);
-                }
-                false
-            }
+        if let Some(start) = next.as_deref().map(start_of) {
+            self.skip_to(start);
+            return true;
         }
+        if torn {
+            let written = open.segment.next_sequence();
+            self.note_loss(written, open.segment.claimed_end() - self.position.offset);
+        }
+        false
     }
 
     fn skip_to(&mut self, start: Position) {

@@ -67,7 +67,9 @@ pub(super) fn recover(directory: &Path) -> Result<Recovered, JournalError> {
             recovered.losses.extend(losses);
         } else {
             let lane = Lane::former(key, segments);
-            losses.into_iter().for_each(|loss| lane.note_loss(loss));
+            for loss in losses {
+                lane.note_loss(loss);
+            }
             recovered.lanes.insert(key, Arc::new(lane));
         }
     }

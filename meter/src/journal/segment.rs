@@ -31,7 +31,7 @@ pub(super) struct Spare {
     mapping: Arc<Mapping>,
     tail: Tail,
     bytes: u64,
-    /// Its pages are in memory.
+    /// Its pages are in memory, as far as the system can be asked to.
     pub(super) faulted: bool,
 }
 
@@ -57,10 +57,12 @@ impl Spare {
         Mapping::new(&file, bytes as usize)
     }
 
-    pub(super) fn prefault(&mut self) -> io::Result<()> {
-        self.tail.prefault()?;
-        self.faulted = true;
-        Ok(())
+    pub(super) fn mapping(&self) -> Arc<Mapping> {
+        Arc::clone(&self.mapping)
+    }
+
+    pub(super) fn is_of(&self, mapping: &Arc<Mapping>) -> bool {
+        Arc::ptr_eq(&self.mapping, mapping)
     }
 
     /// Gives the segment its identity; no system call.
@@ -87,7 +89,7 @@ impl Spare {
 fn allocate(file: &File, bytes: u64) -> io::Result<()> {
     match fallocate(file, FallocateFlags::empty(), 0, bytes) {
         Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
-            let zeros = [0; 64 * 1024];
+            let zeros = [0; 8 * 1024];
             let mut at = 0;
             while at < bytes {
                 let chunk = zeros.len().min((bytes - at) as usize);

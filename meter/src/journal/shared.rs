@@ -1,6 +1,7 @@
 //! What the threads of an open journal share: its lanes, its disk, and how to get at them.
 
 use std::collections::BTreeMap;
+use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::Thread;
@@ -9,7 +10,7 @@ use std::{cmp, io};
 use super::housekeeping::Handles;
 use super::identity::{self, Identity};
 use super::lane::Lane;
-use super::pool::Pool;
+use super::pool::{Pool, Wanted};
 use super::reader::LaneReader;
 use super::recover::{Recovered, recover};
 use super::{AppendError, JournalError, JournalSettings, LaneKey, Loss, locked};
@@ -32,6 +33,8 @@ pub(super) struct Shared {
     former: Mutex<BTreeMap<LaneKey, Arc<Lane>>>,
     /// Losses of lanes that are gone.
     losses: Mutex<Vec<Loss>>,
+    /// Threads that will probably append.
+    expected_lanes: usize,
     closed: AtomicBool,
     pub(super) synced_bytes: AtomicU64,
     pub(super) sync_failures: AtomicU64,
@@ -55,7 +58,8 @@ impl Shared {
             events,
             "journal opened"
         );
-        let JournalSettings { segment_bytes, max_bytes, .. } = settings;
+        let JournalSettings { segment_bytes, max_bytes, max_lanes, .. } = settings;
+        let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
         Ok(Shared {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             settings,
@@ -65,6 +69,7 @@ impl Shared {
             free: Mutex::new(Vec::new()),
             former: Mutex::new(lanes),
             losses: Mutex::new(losses),
+            expected_lanes: cmp::min(threads, usize::from(max_lanes)),
             closed: AtomicBool::new(false),
             synced_bytes: AtomicU64::new(0),
             sync_failures: AtomicU64::new(0),
@@ -92,6 +97,7 @@ impl Shared {
             return Err(AppendError::Closed);
         }
         if let Some(lane) = free.pop() {
+            self.pool.set_active(true);
             lane.claim();
             return Ok(lane);
         }
@@ -101,6 +107,7 @@ impl Shared {
             let key = LaneKey { node, epoch, lane: number as u16 };
             let lane = Arc::new(Lane::start(key, &self.pool)?);
             locked(&self.live).push(Arc::clone(&lane));
+            self.pool.set_active(true);
             lane
         } else {
             let live = locked(&self.live);
@@ -115,6 +122,7 @@ impl Shared {
     pub(super) fn give_back(&self, lane: &Arc<Lane>) {
         let mut free = locked(&self.free);
         if lane.unclaim() {
+            self.pool.set_active(false);
             free.push(Arc::clone(lane));
         }
     }
@@ -149,15 +157,13 @@ impl Shared {
         }
     }
 
-    pub(super) fn active_lanes(&self) -> usize {
-        locked(&self.live).iter().filter(|lane| lane.claims() > 0).count()
-    }
-
-    /// A spare for every active lane; in memory for those that will soon need it.
+    /// A spare for every active lane, in memory for those that will soon need it; and one for each
+    /// thread that has not come yet, so that its first event finds one.
     pub(super) fn replenish(&self, retry: bool) {
-        let reserve = cmp::max(1, self.active_lanes());
-        let soon = self.live().iter().filter(|lane| lane.is_half_full()).count();
-        self.pool.replenish(reserve, cmp::min(reserve, 1 + soon), retry);
+        let live = self.live();
+        let welcome = self.expected_lanes.saturating_sub(live.len());
+        let soon = live.iter().filter(|lane| lane.is_half_full()).count();
+        self.pool.replenish(Wanted { welcome, ready: 1 + soon }, retry);
     }
 
     /// Brings everything committed to the disk.

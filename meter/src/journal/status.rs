@@ -48,7 +48,7 @@ impl Shared {
             segments: 0,
             spares: self.pool.spares() as u64,
             inline_segments: self.pool.made_inline() as u64,
-            active_lanes: self.active_lanes() as u64,
+            active_lanes: self.pool.active() as u64,
             former_lanes: 0,
             appended_events: 0,
             pending_events: 0,

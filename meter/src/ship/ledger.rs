@@ -26,6 +26,7 @@ pub(super) struct Range {
 }
 
 /// Rows of one month, sent as one block.
+#[allow(clippy::struct_field_names, reason = "the column is called so, and an id is no batch")]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Batch {
     pub(super) batch_id: u64,
@@ -85,16 +86,15 @@ impl Ledger {
     /// Reads the state kept in the journal's directory and tells the journal what is acknowledged.
     pub(super) fn open(journal: Arc<Journal>) -> Result<Ledger, ShipError> {
         let (mut slots, stored) = Slots::open(journal.directory(), NAME)?;
-        let state = match stored {
-            Some(bytes) => parse(&bytes)?,
-            None => {
-                let state = fresh().map_err(|source| ShipError::State { source })?;
-                // Twice, so that neither copy is ever blank again: see `Slots::open`.
-                for _ in 0..2 {
-                    slots.store(&text(&state)).map_err(|source| ShipError::State { source })?;
-                }
-                state
+        let state = if let Some(bytes) = stored {
+            parse(&bytes)?
+        } else {
+            let state = fresh().map_err(|source| ShipError::State { source })?;
+            // Twice, so that neither copy is ever blank again: see `Slots::open`.
+            for _ in 0..2 {
+                slots.store(&text(&state)).map_err(|source| ShipError::State { source })?;
             }
+            state
         };
         let (done, exhausted) = (BTreeSet::new(), BTreeSet::new());
         let mut ledger = Ledger { journal, slots, state, done, exhausted };

@@ -89,7 +89,7 @@ impl World {
                 self.journal = open(&self.directory);
                 self.restore();
             }
-            Step::Acknowledge { lane, percent } => self.acknowledge(lane, *percent),
+            Step::Acknowledge { lane, percent } => self.acknowledge(*lane, *percent),
         }
     }
 
@@ -100,7 +100,7 @@ impl World {
         }
     }
 
-    fn acknowledge(&mut self, lane: &prop::sample::Index, percent: usize) {
+    fn acknowledge(&mut self, lane: prop::sample::Index, percent: usize) {
         let lanes = self.journal.lanes();
         if lanes.is_empty() {
             return;

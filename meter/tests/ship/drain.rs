@@ -1,8 +1,12 @@
 //! Shipping when nothing goes wrong.
 
+use std::sync::Arc;
 use std::thread;
 
-use super::fixture::{Fixture, PATIENCE, event};
+use orbit_meter::clickhouse::Store;
+use orbit_meter::ship::{OldestOpen, ShipSettings, Shipper};
+
+use super::fixture::{Fixture, PATIENCE, absent, event, ship_settings};
 
 #[test]
 fn everything_appended_arrives_once_and_the_journal_is_emptied() {
@@ -61,32 +65,34 @@ fn what_an_earlier_opening_left_is_shipped_and_removed() {
 }
 
 #[test]
-fn the_watermark_passes_what_is_shipped_and_stops_before_what_is_not() {
-    let mut fixture = Fixture::new();
+fn the_watermark_waits_for_what_is_not_shipped_and_for_open_requests() {
+    const OPEN_US: i64 = 1_700_000_000_000_000;
+    let mut fixture = Fixture::without_engine();
     fixture.append(100);
-    let shipper = fixture.ship();
-    shipper.flush(PATIENCE).expect("shipped");
-    let reached = || shipper.status().watermark_us;
-    while reached().is_none() {
+    let store = Store::new(&absent(&fixture.proxy)).expect("valid settings");
+    let shipper =
+        Shipper::start(Arc::clone(&fixture.journal), store, ship_settings()).expect("starts");
+    while shipper.status().lanes.is_empty() {
         thread::yield_now();
     }
-    fixture.kill_engine();
-    fixture.append(100);
-    // A mark that was set before the append may still be reached; from then on it stands.
-    let deadline = 4;
-    let mut last = reached();
-    let mut stood = 0;
-    while stood < deadline {
-        thread::sleep(std::time::Duration::from_millis(600));
-        stood = if reached() == last { stood + 1 } else { 0 };
-        last = reached();
-    }
-    assert!(shipper.status().lag_events > 0);
-    fixture.start_engine();
+    let status = shipper.status();
+    assert_eq!((status.watermark_us, status.lanes[0].1), (None, None));
     drop(shipper);
-    let shipper = fixture.ship();
+
+    fixture.start_engine();
+    let store = Store::new(&fixture.proxied()).expect("valid settings");
+    let oldest_open_us: OldestOpen = Arc::new(|| Some(OPEN_US));
+    let settings = ShipSettings { oldest_open_us: Some(oldest_open_us), ..ship_settings() };
+    let shipper = Shipper::start(Arc::clone(&fixture.journal), store, settings).expect("starts");
     shipper.flush(PATIENCE).expect("shipped");
-    while shipper.status().watermark_us <= last {
+    while shipper.status().watermark_us.is_none() {
+        thread::yield_now();
+    }
+    assert_eq!(shipper.status().watermark_us, Some(OPEN_US), "a request is open since then");
+    drop(shipper);
+
+    let shipper = fixture.ship();
+    while shipper.status().watermark_us <= Some(OPEN_US) {
         thread::yield_now();
     }
     fixture.assert_exact();
