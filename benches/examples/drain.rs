@@ -79,7 +79,7 @@ fn main() -> ExitCode {
                 scope.spawn(move || {
                     half.for_each(|number| {
                         journal.append(&event(number)).unwrap();
-                    })
+                    });
                 });
             }
         });
@@ -137,7 +137,7 @@ fn drain(engine: &Engine, journal: &Arc<Journal>, events: u64) -> Rate {
     let rate = measured(engine, events, || {
         let settings = ShipSettings::default();
         let shipper = Shipper::start(Arc::clone(journal), store(), settings).unwrap();
-        shipper.stop(Duration::from_secs(120)).unwrap();
+        shipper.stop(Duration::from_mins(2)).unwrap();
     });
     assert_eq!(count(engine), events, "every event is a row");
     rate

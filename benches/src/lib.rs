@@ -131,7 +131,7 @@ pub fn event(number: u64) -> Event<'static> {
         request_id,
         kind: Kind::Request,
         method: Method::Get,
-        status: if mixed % 100 == 0 { 502 } else { 200 },
+        status: if mixed.is_multiple_of(100) { 502 } else { 200 },
         flags: Flags::NONE,
         requests: 1,
         quantity_nano: 1_000_000_000,

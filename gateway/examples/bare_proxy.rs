@@ -68,7 +68,7 @@ fn main() -> Result<()> {
     peer.options.total_connection_timeout = Some(Duration::from_secs(1));
     peer.options.read_timeout = Some(Duration::from_secs(30));
     peer.options.write_timeout = Some(Duration::from_secs(30));
-    peer.options.idle_timeout = Some(Duration::from_secs(60));
+    peer.options.idle_timeout = Some(Duration::from_mins(1));
 
     let conf = ServerConf { threads, work_stealing: false, ..ServerConf::default() };
     let mut proxy = http_proxy(&Arc::new(conf), Bare(peer));

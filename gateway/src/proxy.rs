@@ -293,7 +293,8 @@ fn failure(error: &Error, ctx: &Exchange) -> Option<Problem> {
 /// The address of the client: the connection's, or behind trusted proxies the nearest one in
 /// `X-Forwarded-For` that is not theirs.
 fn client_address(session: &Session, trusted: &[Cidr]) -> IpAddr {
-    let peer = session.client_addr().and_then(|address| address.as_inet()).map(|inet| inet.ip());
+    let peer =
+        session.client_addr().and_then(|address| address.as_inet()).map(std::net::SocketAddr::ip);
     let peer = peer.unwrap_or(IpAddr::from([127, 0, 0, 1]));
     let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(address));
     if trusted.is_empty() || !is_trusted(peer) {

@@ -20,6 +20,7 @@ use orbit_policy::{Applied, Diagnostic, Diagnostics, Policy, PolicySettings, Sou
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot, watch as latest};
 
+use crate::background;
 use crate::clock::Clock;
 pub use sources::{Fingerprint, read};
 
@@ -206,6 +207,7 @@ impl Reloader {
         let watch = watched.then(|| watch::Watch::new(&paths, Arc::clone(&changed)));
         let worker = Worker { policy, status, paths, clock, watch };
         let thread = std::thread::Builder::new().name("reload".to_owned()).spawn(move || {
+            background::yield_to_traffic();
             runtime.block_on(worker.run(called, changed, hangups, stopped));
         })?;
         Ok(Reloader { reloads, stop: Some(stop), thread: Some(thread) })

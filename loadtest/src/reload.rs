@@ -20,7 +20,7 @@ pub use crate::admin::Admin;
 
 /// Reloads in one burst.
 const BURST: u32 = 10;
-const POLL_INTERVAL: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What makes the gateway read the file again.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -169,16 +169,13 @@ impl Tat {
 
 /// The answer at a TAT of `word`, and the word after it.
 fn answer(word: u64, terms: Terms, cost: u32, now: Nanos) -> (DynamicTake, u64) {
-    match terms.advance(word, cost, now) {
-        Some(after) => {
-            let remaining = terms.remaining(after, now);
-            (DynamicTake::Granted { before: word, remaining }, after)
-        }
-        None => {
-            let remaining = terms.remaining(word, now);
-            let ready_at = terms.ready_at(word, cost);
-            (DynamicTake::Refused { remaining, ready_at }, word)
-        }
+    if let Some(after) = terms.advance(word, cost, now) {
+        let remaining = terms.remaining(after, now);
+        (DynamicTake::Granted { before: word, remaining }, after)
+    } else {
+        let remaining = terms.remaining(word, now);
+        let ready_at = terms.ready_at(word, cost);
+        (DynamicTake::Refused { remaining, ready_at }, word)
     }
 }
 

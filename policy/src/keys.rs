@@ -1,7 +1,7 @@
 //! API keys: their form, their checksum, what is stored of them, and how they are made.
 //!
-//! `orb_<env>_<id><...>`: `orb_live_` + 10 characters of key id + `_` + 32 characters of secret
-//! + 6 characters of checksum, all base62. The checksum (CRC-32 of everything before it) tells
+//! `orb_<env>_<id>_<secret><checksum>`: `orb_live_`, then 10 characters of key id, `_`, 32 of
+//! secret and 6 of checksum, all base62. The checksum (CRC-32 of everything before it) tells
 //! a typo from a wrong key without a look-up, and lets secret scanners recognise a leak. Only
 //! the SHA-256 of the secret is stored: it carries 190 bits of entropy, so no slow hash is
 //! needed, and the comparison takes the same time wherever the first difference is.

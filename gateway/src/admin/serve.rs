@@ -47,6 +47,7 @@ impl AdminServer {
         };
         let (stop, stopped) = watch::channel(false);
         let thread = std::thread::Builder::new().name("admin".to_owned()).spawn(move || {
+            crate::background::yield_to_traffic();
             runtime.block_on(accept(listener, routes(Arc::new(state)), stopped));
             // A policy check that still runs ends with the process.
             runtime.shutdown_background();

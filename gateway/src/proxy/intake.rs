@@ -25,14 +25,14 @@ pub enum Intake {
     /// Refused by policy.
     Denied(Denial),
     /// Refused before any policy was asked: the answer, and the reason to count.
-    Unfit(Problem, &'static str),
+    Unfit(Box<Problem>, &'static str),
 }
 
 /// Checks a header's size, then asks the policy.
 pub fn take_in(edge: &Edge, session: &Session, ctx: &mut Exchange) -> Intake {
     let header = session.req_header();
     if let Some((problem, reason)) = unfit(edge, header, ctx) {
-        return Intake::Unfit(problem, reason);
+        return Intake::Unfit(Box::new(problem), reason);
     }
     let (key, key_field) = presented_key(&header.headers);
     ctx.key_field = key_field;

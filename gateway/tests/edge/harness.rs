@@ -113,10 +113,10 @@ impl Bench {
         let (upstream, seen) = upstream().await;
         let key = ApiKey::generate("test").unwrap();
         let text = policy_text(upstream, &key, limits);
-        Bench::of_policy(text, key, upstream, seen, settings).await
+        Bench::of_policy(text, key, upstream, seen, settings)
     }
 
-    pub(crate) async fn of_policy(
+    pub(crate) fn of_policy(
         text: String,
         key: ApiKey,
         upstream: SocketAddr,

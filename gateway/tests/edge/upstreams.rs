@@ -5,7 +5,7 @@ use orbit_policy::ApiKey;
 
 use crate::harness::{Bench, Seen, dead_address, policy_text, read_until, upstream};
 
-async fn with_peers(peers: &str, more: &str, seen: Seen) -> Bench {
+fn with_peers(peers: &str, more: &str, seen: Seen) -> Bench {
     let key = ApiKey::generate("test").unwrap();
     let nobody = "127.0.0.1:1".parse().unwrap();
     let text = policy_text(nobody, &key, "").replacen(
@@ -13,7 +13,7 @@ async fn with_peers(peers: &str, more: &str, seen: Seen) -> Bench {
         &format!("peers = [{peers}]\n{more}"),
         1,
     );
-    Bench::of_policy(text, key, nobody, seen, |_| {}).await
+    Bench::of_policy(text, key, nobody, seen, |_| {})
 }
 
 #[tokio::test]
@@ -22,7 +22,7 @@ async fn requests_are_spread_by_weight() {
     let (second, second_seen) = upstream().await;
     let peers =
         format!(r#"{{ address = "{first}", weight = 3 }}, {{ address = "{second}", weight = 1 }}"#);
-    let bench = with_peers(&peers, "", Seen::default()).await;
+    let bench = with_peers(&peers, "", Seen::default());
     for _ in 0..40 {
         assert_eq!(bench.get("/").await.0, StatusCode::OK);
     }
@@ -35,7 +35,7 @@ async fn a_dead_server_costs_an_idempotent_request_a_retry_and_another_a_502() {
     let (alive, _) = upstream().await;
     let dead = dead_address().await;
     let peers = format!(r#"{{ address = "{dead}" }}, {{ address = "{alive}" }}"#);
-    let bench = with_peers(&peers, "retries = 1", Seen::default()).await;
+    let bench = with_peers(&peers, "retries = 1", Seen::default());
     for _ in 0..20 {
         assert_eq!(bench.get("/").await.0, StatusCode::OK);
     }
@@ -57,7 +57,7 @@ async fn an_unhealthy_server_gets_no_requests() {
     let dead = dead_address().await;
     let peers = format!(r#"{{ address = "{dead}" }}, {{ address = "{alive}" }}"#);
     let health = "retries = 0\nhealth = { path = \"/healthz\", interval_ms = 50, timeout_ms = 500, healthy_after = 1, unhealthy_after = 1 }";
-    let bench = with_peers(&peers, health, Seen::default()).await;
+    let bench = with_peers(&peers, health, Seen::default());
     while bench.edge.pools.health().iter().filter(|server| server.healthy).count() != 1 {
         tokio::task::yield_now().await;
     }
@@ -69,7 +69,7 @@ async fn an_unhealthy_server_gets_no_requests() {
 #[tokio::test]
 async fn an_upstream_nobody_serves_is_a_502_problem() {
     let dead = dead_address().await;
-    let bench = with_peers(&format!(r#"{{ address = "{dead}" }}"#), "", Seen::default()).await;
+    let bench = with_peers(&format!(r#"{{ address = "{dead}" }}"#), "", Seen::default());
     let mut stream = bench.raw("GET / HTTP/1.1\nHost: x\nX-Api-Key: {key}\n\n").await;
     let answer = read_until(&mut stream, "upstream-failed").await;
     assert!(answer.starts_with("HTTP/1.1 502"), "{answer}");

@@ -181,19 +181,16 @@ impl Grower<'_, '_, '_, '_> {
             self.limits.resolve(&doc.limits, level, &format!("tenant.{id}"), self.findings);
         let owner = Owner { tenant: index, known_as: id };
         let mut chain = self.limits.slots(&resolved, owner, &before.own);
-        let plan_slots = match (own_plan, parent) {
-            (None, Some(parent)) => {
-                chain.extend_from_slice(&parent.tenant.chain);
-                parent.plan_slots
+        let plan_slots = if let (None, Some(parent)) = (own_plan, parent) {
+            chain.extend_from_slice(&parent.tenant.chain);
+            parent.plan_slots
+        } else {
+            if let Some(Grown { tenant, plan_slots, .. }) = parent {
+                chain.extend_from_slice(&tenant.chain[..tenant.chain.len() - plan_slots]);
             }
-            _ => {
-                if let Some(Grown { tenant, plan_slots, .. }) = parent {
-                    chain.extend_from_slice(&tenant.chain[..tenant.chain.len() - plan_slots]);
-                }
-                let of_plan = &self.plan_limits[plan as usize];
-                chain.extend(self.limits.slots(of_plan, owner, &before.plan));
-                of_plan.len()
-            }
+            let of_plan = &self.plan_limits[plan as usize];
+            chain.extend(self.limits.slots(of_plan, owner, &before.plan));
+            of_plan.len()
         };
         if chain.len() > MAX_CHAIN {
             let message = format!("{} limits on one chain, at most {MAX_CHAIN} fit", chain.len());
@@ -250,7 +247,9 @@ impl Grower<'_, '_, '_, '_> {
         let products = self.products;
         let union = |base: &BitSet| {
             let mut set = base.clone();
-            addons.iter().for_each(|addon| set.extend(&products.addon_apps[*addon as usize]));
+            for addon in &addons {
+                set.extend(&products.addon_apps[*addon as usize]);
+            }
             Arc::new(set)
         };
         match parent {

@@ -51,6 +51,7 @@ impl Ask {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "a request is asked once")]
 pub(crate) fn granted(policy: &Policy, ask: Ask) -> bool {
     matches!(policy.decide(&ask.call()), Decision::Admit(_))
 }

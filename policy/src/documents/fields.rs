@@ -85,12 +85,11 @@ impl<'f, 'i, 's> Fields<'f, 'i, 's> {
     pub(crate) fn text(&mut self, key: &'static str) -> Option<Located<Text<'i>>> {
         let (_, node) = self.take(key)?;
         let place = self.at(node.at);
-        match node.value {
-            Value::Text(value) => Some(Located { value, place }),
-            _ => {
-                self.wrong_type(key, &node, "a string");
-                None
-            }
+        if let Value::Text(value) = node.value {
+            Some(Located { value, place })
+        } else {
+            self.wrong_type(key, &node, "a string");
+            None
         }
     }
 
@@ -119,31 +118,26 @@ impl<'f, 'i, 's> Fields<'f, 'i, 's> {
     ) -> Option<Located<u64>> {
         let (_, node) = self.take(key)?;
         let place = self.at(node.at);
-        match node.value {
-            Value::Integer(value) => {
-                match u64::try_from(value).ok().filter(|v| (low..=high).contains(v)) {
-                    Some(value) => Some(Located { value, place }),
-                    None => {
-                        self.find(place, key, format!("{value} is not within {low} to {high}"));
-                        None
-                    }
-                }
-            }
-            _ => {
-                self.wrong_type(key, &node, "an integer");
+        if let Value::Integer(value) = node.value {
+            if let Some(value) = u64::try_from(value).ok().filter(|v| (low..=high).contains(v)) {
+                Some(Located { value, place })
+            } else {
+                self.find(place, key, format!("{value} is not within {low} to {high}"));
                 None
             }
+        } else {
+            self.wrong_type(key, &node, "an integer");
+            None
         }
     }
 
     pub(crate) fn boolean(&mut self, key: &'static str) -> Option<bool> {
         let (_, node) = self.take(key)?;
-        match node.value {
-            Value::Boolean(value) => Some(value),
-            _ => {
-                self.wrong_type(key, &node, "true or false");
-                None
-            }
+        if let Value::Boolean(value) = node.value {
+            Some(value)
+        } else {
+            self.wrong_type(key, &node, "true or false");
+            None
         }
     }
 

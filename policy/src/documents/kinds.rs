@@ -298,9 +298,10 @@ impl<'i> KeyDoc<'i> {
         fields.for_people("label");
         let disabled = fields.boolean("disabled").unwrap_or(false);
         let limits = limits(&mut fields);
-        let hash = hash.and_then(|text| match decode_hash(&text.value) {
-            Some(value) => Some(Located { value, place: text.place }),
-            None => {
+        let hash = hash.and_then(|text| {
+            if let Some(value) = decode_hash(&text.value) {
+                Some(Located { value, place: text.place })
+            } else {
                 let message = "is not `sha256:` and 64 hexadecimal digits (see `orbit key new`)";
                 fields.find(text.place, "hash", message);
                 None

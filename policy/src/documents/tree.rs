@@ -58,7 +58,7 @@ pub(crate) struct Table<'i> {
     pub(crate) entries: Vec<(Key<'i>, Node<'i>)>,
 }
 
-impl<'i> Table<'i> {
+impl Table<'_> {
     fn position(&self, key: &str) -> Option<usize> {
         self.entries.iter().position(|(k, _)| k.text == key)
     }
@@ -217,12 +217,11 @@ fn descend<'t, 'i>(
         });
         let mut value = &mut table.entries[index].1.value;
         if let Value::Array(items) = value {
-            value = match items.last_mut() {
-                Some(item) => &mut item.value,
-                None => {
-                    errors.report_error(duplicate(at));
-                    return None;
-                }
+            value = if let Some(item) = items.last_mut() {
+                &mut item.value
+            } else {
+                errors.report_error(duplicate(at));
+                return None;
             };
         }
         let Value::Table(inner) = value else {
@@ -256,7 +255,7 @@ fn place_table<'i>(
     }
 }
 
-impl<'i> EventReceiver for Builder<'i> {
+impl EventReceiver for Builder<'_> {
     fn std_table_open(&mut self, _span: Span, errors: &mut dyn ErrorSink) {
         self.open_header(false, errors);
     }
@@ -322,15 +321,16 @@ impl<'i> EventReceiver for Builder<'i> {
             ScalarKind::Boolean(value) => Value::Boolean(value),
             ScalarKind::DateTime => Value::DateTime,
             ScalarKind::Float => Value::Float,
-            ScalarKind::Integer(radix) => match i64::from_str_radix(&text, radix.value()) {
-                Ok(value) => Value::Integer(value),
-                Err(_) => {
+            ScalarKind::Integer(radix) => {
+                if let Ok(value) = i64::from_str_radix(&text, radix.value()) {
+                    Value::Integer(value)
+                } else {
                     errors.report_error(
                         ParseError::new("the integer does not fit 64 bits").with_unexpected(span),
                     );
                     Value::Integer(0)
                 }
-            },
+            }
         };
         self.deliver(Node { at: span.start() as u32, value }, errors);
     }
