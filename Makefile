@@ -13,7 +13,7 @@ LOOM := RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom
 
 .PHONY: help
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: $(ENGINE) ## start everything: ClickHouse, a demo upstream, the gateway; Ctrl-C stops it
@@ -43,12 +43,16 @@ loom: ## try every interleaving of the compare-and-swap loops
 
 .PHONY: bench
 bench: ## criterion benchmarks, then CPU time per request beside a bare pingora proxy
-	cargo bench --workspace --benches
+	cargo bench --package orbit-benches --benches
 	$(MAKE) --no-print-directory bench-cpu
 
 .PHONY: bench-cpu
 bench-cpu: $(ENGINE) release ## CPU time per request: Orbit beside a bare pingora proxy
 	loadtest/compare.sh
+
+.PHONY: accept
+accept: $(ENGINE) release ## load tests with a verdict: limits, reloads, ledger (about ten minutes)
+	loadtest/accept.sh
 
 .PHONY: bench-ship
 bench-ship: $(ENGINE) ## rows per second from the journal into the engine, beside INSERT SELECT
@@ -64,7 +68,7 @@ check: direction ## formatting, lints, documentation and whether the benches com
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
-	cargo bench --workspace --no-run
+	cargo bench --package orbit-benches --benches --no-run
 	@if command -v cargo-deny >/dev/null; then cargo deny check; else echo "cargo-deny is not installed: skipped"; fi
 
 # Dependencies point one way: gateway -> meter -> policy; see ARCHITECTURE.md.

@@ -93,5 +93,6 @@ fn limit_json(limit: &LimitUsage) -> Value {
 
 /// Tokens per second of a bucket that gains one every `interval_ns`.
 fn per_second(interval_ns: u64) -> f64 {
-    1e9 / interval_ns.max(1) as f64
+    // The interval was rounded up to whole nanoseconds: four digits give the rate as written.
+    (1e13 / interval_ns.max(1) as f64).round() / 1e4
 }
