@@ -35,7 +35,7 @@ fn load(c: &mut Criterion) {
     group.sample_size(10).sampling_mode(SamplingMode::Flat);
     group.bench_function("check", |b| b.iter(|| check(&sources).expect("valid")));
     group.bench_function("apply over itself", |b| {
-        b.iter(|| policy.apply(&sources, Nanos(0)).expect("valid"));
+        b.iter(|| policy.apply(&sources, || Nanos(0)).expect("valid"));
     });
     group.finish();
 }

@@ -14,7 +14,7 @@ pub mod problem;
 pub mod refusal;
 pub mod trace;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -112,7 +112,9 @@ impl ProxyHttp for Proxy {
             Intake::Admitted => Ok(false),
             Intake::Denied(denial) => {
                 let problem = refusal::count(edge, ctx, &denial);
-                problem.send(session, &ctx.id, true).await?;
+                // A body that comes with a refused request is not read, however long it is.
+                let keep = session.is_body_empty();
+                problem.send(session, &ctx.id, keep).await?;
                 Ok(true)
             }
             Intake::Unfit(problem, reason) => {
@@ -128,6 +130,8 @@ impl ProxyHttp for Proxy {
         _session: &mut Session,
         ctx: &mut Exchange,
     ) -> Result<Box<HttpPeer>> {
+        // A retried request's body passes the filters again.
+        ctx.request_bytes = 0;
         let peer = ctx.pool().and_then(|pool| pool.pick());
         let no_peer = || Error::explain(ErrorType::ConnectNoRoute, "no server has an address");
         Ok(Box::new(peer.ok_or_else(no_peer)?.clone()))
@@ -174,6 +178,10 @@ impl ProxyHttp for Proxy {
             && response.status != StatusCode::SWITCHING_PROTOCOLS;
         if informational {
             return Ok(());
+        }
+        if response.status == StatusCode::SWITCHING_PROTOCOLS {
+            // A WebSocket may be silent as long as it likes.
+            session.set_read_timeout(None);
         }
         ctx.upstream_answered(&self.0, response);
         if let Some(admission) = &ctx.admission {
@@ -226,7 +234,7 @@ impl ProxyHttp for Proxy {
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         };
         let code = problem.status().as_u16();
-        if session.response_written().is_none() {
+        if !is_answered(session) {
             ctx.answered_here(problem.status());
             ctx.record(edge);
             if let Err(error) = problem.send(session, &ctx.id, false).await {
@@ -290,6 +298,21 @@ fn failure(error: &Error, ctx: &Exchange) -> Option<Problem> {
     Some(problem)
 }
 
+/// `1.2.3.4`, `1.2.3.4:5678`, `2001:db8::1` or `[2001:db8::1]:5678`.
+fn hop_address(hop: &[u8]) -> Option<IpAddr> {
+    let hop = std::str::from_utf8(hop).ok()?.trim();
+    let bracketed = || hop.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
+    let with_port = || hop.parse::<SocketAddr>().ok().map(|address| address.ip());
+    hop.parse().ok().or_else(with_port).or_else(bracketed)
+}
+
+/// Whether an answer has begun; an informational one is none.
+fn is_answered(session: &Session) -> bool {
+    session.response_written().is_some_and(|written| {
+        !written.status.is_informational() || written.status == StatusCode::SWITCHING_PROTOCOLS
+    })
+}
+
 /// The address of the client: the connection's, or behind trusted proxies the nearest one in
 /// `X-Forwarded-For` that is not theirs.
 fn client_address(session: &Session, trusted: &[Cidr]) -> IpAddr {
@@ -300,16 +323,28 @@ fn client_address(session: &Session, trusted: &[Cidr]) -> IpAddr {
     if trusted.is_empty() || !is_trusted(peer) {
         return peer;
     }
-    let lines = session.req_header().headers.get_all("x-forwarded-for").into_iter();
-    let mut hops: Vec<IpAddr> = Vec::new();
-    for text in lines.filter_map(|line| line.to_str().ok()) {
-        hops.extend(text.split(',').filter_map(|hop| hop.trim().parse::<IpAddr>().ok()));
+    let lines: Vec<_> = session.req_header().headers.get_all("x-forwarded-for").iter().collect();
+    let mut nearest = peer;
+    for hop in lines.iter().rev().flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b',')) {
+        // Beyond what cannot be read nothing can be believed: the client may have written it.
+        let Some(address) = hop_address(hop) else { break };
+        nearest = address;
+        if !is_trusted(address) {
+            break;
+        }
     }
-    hops.into_iter().rev().find(|hop| !is_trusted(*hop)).unwrap_or(peer)
+    nearest
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        // Cut off with its task (at the end of a drain, by a panic): pingora's last phase never
+        // ran.
+        if self.admission.is_some()
+            && let Some(edge) = self.shard.edge()
+        {
+            self.finish(&edge, true);
+        }
         self.shard.in_flight.fetch_sub(1, Ordering::Release);
     }
 }

@@ -311,7 +311,7 @@ impl Worker {
         if fingerprint == status.fingerprint {
             return Outcome::Unchanged;
         }
-        match self.policy.apply(sources, self.clock.now()) {
+        match self.policy.apply(sources, || self.clock.now()) {
             Ok(Applied { version, summary }) => {
                 status.version = version;
                 status.summary = summary;

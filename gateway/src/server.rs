@@ -89,6 +89,7 @@ pub struct ProxyServer {
 impl ProxyServer {
     /// Takes every address; port 0 takes any free port.
     pub fn bind(edge: Arc<Edge>, settings: &Server) -> Result<ProxyServer, ServerError> {
+        edge.metrics.belong_to(&edge);
         let plain =
             settings.listen.iter().map(|address| listen(*address)).collect::<Result<_, _>>()?;
         let mut tls = Vec::with_capacity(settings.tls.len());

@@ -21,6 +21,9 @@ pub const SECONDS_BUCKETS: [f64; 17] = [
     30.0,
 ];
 
+/// Directives that come after the operator's, and so count.
+const PINGORA: &str = "pingora_core=off,pingora_proxy=off,pingora_pool=off";
+
 /// Log or metrics could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
@@ -39,7 +42,9 @@ pub enum TelemetryError {
 
 /// Starts logging to standard error. A second call in one process changes nothing.
 pub fn start_log(settings: &Log) -> Result<(), TelemetryError> {
-    let filter = EnvFilter::try_new(&settings.level)
+    // pingora logs a line for every client that breaks off or sends nonsense, at `debug` with the
+    // bytes it sent, keys included: whatever level is set, that stays out.
+    let filter = EnvFilter::try_new(format!("{},{PINGORA}", settings.level))
         .map_err(|source| TelemetryError::Level { level: settings.level.clone(), source })?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // The only failure is that a log was started before, which then stays.

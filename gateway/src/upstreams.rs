@@ -53,7 +53,7 @@ impl Pool {
                 tracing::warn!(
                     upstream = &*definition.id,
                     address = &*peer.address,
-                    "the address does not resolve; the server gets no requests until a reload"
+                    "the address does not resolve; it is tried again when the policy changes"
                 );
             }
             let healthy = AtomicBool::new(http_peer.is_some());
@@ -116,7 +116,9 @@ impl Pools {
     pub fn of(&self, snapshot: &Snapshot) -> Vec<Arc<Pool>> {
         let mut known = self.pools.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let pool = |upstream: &Upstream| {
-            let same = |pool: &&Arc<Pool>| pool.definition == *upstream;
+            // A server that did not resolve is tried again.
+            let whole = |pool: &Pool| pool.servers.iter().all(|server| server.peer.is_some());
+            let same = |pool: &&Arc<Pool>| pool.definition == *upstream && whole(pool);
             let kept = known.iter().find(same).map(Arc::clone);
             kept.unwrap_or_else(|| Arc::new(Pool::new(upstream.clone())))
         };

@@ -267,11 +267,19 @@ impl Permit {
     }
 }
 
+impl Permit {
+    /// Gives the concurrency permits back; the rest stays readable. Does nothing the second time.
+    pub fn release(&mut self) {
+        let entered = std::mem::take(&mut self.entered);
+        if entered != 0 {
+            chain::leave(&self.snapshot, self.caller, entered);
+        }
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
-        if self.entered != 0 {
-            chain::leave(&self.snapshot, self.caller, self.entered);
-        }
+        self.release();
     }
 }
 

@@ -102,7 +102,14 @@ impl Policy {
     /// What a limit had spent stays spent, in tokens, whatever was edited (**P3**). A limit is
     /// known by its tenant (or key) and its name; a limit that appears where another one
     /// disappears takes over what that one had spent.
-    pub fn apply(&self, sources: &[Source], now: Nanos) -> Result<Applied, Diagnostics> {
+    ///
+    /// `now` is asked once the documents are in force: building them takes time in which
+    /// requests went on.
+    pub fn apply(
+        &self,
+        sources: &[Source],
+        now: impl FnOnce() -> Nanos,
+    ) -> Result<Applied, Diagnostics> {
         let _turn = self.applying.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let before = self.current.load_full();
         let next = catalogue::build(sources, Some(&before), &before.dynamic)?;
@@ -112,6 +119,7 @@ impl Policy {
         }
         let next = Arc::new(next);
         self.current.store(Arc::clone(&next));
+        let now = now();
         for bucket in &next.inherited {
             bucket.settle(now);
         }

@@ -139,6 +139,10 @@ impl Exchange {
             lost(edge, &error);
         }
         self.shard.answered(self.status, duration_us);
+        // Before the end of the answer leaves: a client that has seen it may ask again at once.
+        if let Some(admission) = &mut self.admission {
+            admission.permit.release();
+        }
     }
 
     /// The request is over. What has no event yet did not reach its end.
@@ -149,7 +153,6 @@ impl Exchange {
             }
             self.record(edge);
         }
-        // Concurrency permits go back now, not when the connection is done with the context.
         self.admission = None;
     }
 }

@@ -65,7 +65,7 @@ fn unfit(
     for (name, value) in &header.headers {
         fields += 1;
         bytes += name.as_str().len() + value.len() + 4;
-        ctx.has_forged_fields |= name.as_str().starts_with(OUR_PREFIX);
+        ctx.has_forged_fields |= is_forged(name.as_str());
     }
     if fields > limits.max_headers || bytes > limits.max_header_bytes {
         let (most, size) = (limits.max_headers, limits.max_header_bytes);
@@ -84,6 +84,24 @@ fn unfit(
         return Some((problem.header("Retry-After", "1"), "journal_full"));
     }
     None
+}
+
+/// Whether a field is one of ours, in any spelling: many upstreams take `_` for `-`.
+fn is_forged(name: &str) -> bool {
+    let folds_to = |ours: &str, name: &str| {
+        name.len() == ours.len()
+            && name.bytes().zip(ours.bytes()).all(|(a, b)| a == b || a == b'_' && b == b'-')
+    };
+    let ours = |name: &str| name.get(..OUR_PREFIX.len()).is_some_and(|n| folds_to(OUR_PREFIX, n));
+    let spelt = |field: &str| name != field && folds_to(field, name);
+    name.starts_with('x') && (ours(name) || spelt("x-request-id") || spelt(KEY_FIELD))
+}
+
+/// Whether a field's value is a key of ours, with or without `Bearer`.
+fn holds_key(value: &[u8]) -> bool {
+    let bearer = value.split_at_checked(BEARER.len());
+    let token = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(BEARER)).map(|(_, t)| t);
+    [Some(value), token].into_iter().flatten().any(|text| text.trim_ascii().starts_with(b"orb_"))
 }
 
 /// The answer to a body over the limit.
@@ -123,12 +141,16 @@ pub fn prepare_upstream(
 ) -> Result<()> {
     if ctx.has_forged_fields {
         let names = session.req_header().headers.keys();
-        for name in names.filter(|name| name.as_str().starts_with(OUR_PREFIX)) {
+        for name in names.filter(|name| is_forged(name.as_str())) {
             request.remove_header(name.as_str());
         }
     }
-    if let Some(field) = ctx.key_field {
-        request.remove_header(field);
+    // The field that counted, and any other that holds a key of ours.
+    for field in [AUTHORIZATION.as_str(), KEY_FIELD] {
+        let mut values = session.req_header().headers.get_all(field).into_iter();
+        if ctx.key_field == Some(field) || values.any(|value| holds_key(value.as_bytes())) {
+            request.remove_header(field);
+        }
     }
     let Some(admission) = &ctx.admission else { return Ok(()) };
     let permit = &admission.permit;

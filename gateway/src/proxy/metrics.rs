@@ -10,10 +10,11 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use metrics::{Counter, Histogram, counter, histogram};
 
+use super::Edge;
 use crate::server::thread_number;
 use crate::telemetry::SECONDS_BUCKETS;
 
@@ -46,6 +47,7 @@ const SHARDS: usize = 32;
 pub struct Shard {
     /// Requests being served that this thread began.
     pub in_flight: AtomicUsize,
+    edge: OnceLock<Weak<Edge>>,
     by_class: [AtomicU64; 6],
     /// Answers and their microseconds by bucket of [`SECONDS_BUCKETS`], the last one open.
     durations: [(AtomicU64, AtomicU64); SECONDS_BUCKETS.len() + 1],
@@ -85,6 +87,13 @@ impl Metrics {
             duration: histogram!("orbit_request_duration_seconds"),
             refusals: REASONS.iter().map(refusal).collect(),
             unrecorded: counter!("orbit_events_unrecorded_total"),
+        }
+    }
+
+    /// Tells every shard which edge it counts for.
+    pub fn belong_to(&self, edge: &Arc<Edge>) {
+        for shard in &self.shards {
+            shard.edge.get_or_init(|| Arc::downgrade(edge));
         }
     }
 
@@ -131,6 +140,12 @@ impl Metrics {
 }
 
 impl Shard {
+    /// The edge, while it is there. A request that holds a shard need not hold the edge, whose
+    /// count of holders every thread would write.
+    pub fn edge(&self) -> Option<Arc<Edge>> {
+        self.edge.get()?.upgrade()
+    }
+
     /// An admitted request got its answer.
     pub fn answered(&self, status: u16, duration_us: u32) {
         let class = usize::from(status / 100).min(5);

@@ -67,7 +67,7 @@ fn answer(denial: &Denial, now: Nanos) -> Problem {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail)
         }
         Reason::NoRoute(NoRoute::AmbiguousPath) => {
-            let detail = "The path has an empty, `.` or `..` segment.";
+            let detail = "The path can be read in more than one way: it has an empty, `.` or `..` segment, `;`, or needless percent-encoding.";
             Problem::new(StatusCode::BAD_REQUEST, "ambiguous-path", detail)
         }
         Reason::Suspended => {

@@ -22,12 +22,16 @@ use pingora::time::{sleep, timeout};
 use crate::proxy::Proxy;
 use crate::settings::LimitSettings;
 
-/// The least a request can be: `GET / HTTP/1.1` and an empty line are longer, and so is the
-/// preface of HTTP/2.
-const FIRST_BYTES: usize = 18;
+/// As many bytes as pingora waits for, without a deadline, to tell HTTP/2 from HTTP/1: the
+/// preface. A request of HTTP/1.1 is never shorter.
+const PREFACE: usize = 24;
+/// pingora asks for its options twice before it shakes hands for HTTP/2, and once after.
+const OPTIONS_BEFORE_HANDSHAKE: u8 = 2;
 
 tokio::task_local! {
     static HEADER_READ: Cell<bool>;
+    /// Whether the connection has come to its first request, and how often options were asked.
+    static BEGUN: (Cell<bool>, Cell<u8>);
 }
 
 /// The proxy calls this when a request's header is complete: its deadline is met.
@@ -63,11 +67,16 @@ impl ServerApp for Patient {
         mut stream: Stream,
         shutdown: &ShutdownWatch,
     ) -> Option<Stream> {
-        let mut first = [0; FIRST_BYTES];
-        // A stream that cannot be peeked into (TLS) has shaken hands in time.
-        let peek = timeout(self.first_bytes, stream.try_peek(&mut first)).await;
-        peek.ok()?.ok()?;
-        self.inner.process_new(stream, shutdown).await
+        if self.inner.proxy.server_options().is_some_and(|options| options.h2c) {
+            // A stream that cannot be peeked into is TLS, which pingora does not peek into either.
+            let mut preface = [0; PREFACE];
+            timeout(self.first_bytes, stream.try_peek(&mut preface)).await.ok()?.ok()?;
+        }
+        // What is left is the handshake of HTTP/2.
+        let begun = || BEGUN.with(|(begun, _)| begun.get());
+        let serve = self.inner.process_new(stream, shutdown);
+        let state = (Cell::new(false), Cell::new(0));
+        BEGUN.scope(state, within(self.first_bytes, begun, serve)).await
     }
 
     async fn cleanup(&self) {
@@ -85,8 +94,11 @@ impl HttpServerApp for Deadline {
         if !session.is_http2() {
             session.set_read_timeout(Some(self.header));
         }
+        // Requests of HTTP/2 are tasks of their own: there the handshake has set it.
+        let _other_task = BEGUN.try_with(|(begun, _)| begun.set(true));
         let serve = self.proxy.process_new_http(session, shutdown);
-        HEADER_READ.scope(Cell::new(false), within(self.header, serve)).await
+        let read = || HEADER_READ.with(Cell::get);
+        HEADER_READ.scope(Cell::new(false), within(self.header, read, serve)).await
     }
 
     async fn http_cleanup(&self) {
@@ -94,22 +106,30 @@ impl HttpServerApp for Deadline {
     }
 
     fn server_options(&self) -> Option<&HttpServerOptions> {
+        let _other_task = BEGUN.try_with(|(begun, asked)| {
+            asked.set(asked.get().saturating_add(1));
+            begun.set(begun.get() || asked.get() > OPTIONS_BEFORE_HANDSHAKE);
+        });
         self.proxy.server_options()
     }
 }
 
-/// Runs `serve`, but gives up when the header has not been read in time.
-async fn within<T>(limit: Duration, serve: impl Future<Output = Option<T>>) -> Option<T> {
+/// Runs `serve`, but gives up when it has not `met` its deadline in time.
+async fn within<T>(
+    limit: Duration,
+    met: impl Fn() -> bool,
+    serve: impl Future<Output = Option<T>>,
+) -> Option<T> {
     let mut serve = pin!(serve);
     let mut deadline = pin!(sleep(limit));
     std::future::poll_fn(|context| {
         if let Poll::Ready(done) = serve.as_mut().poll(context) {
             return Poll::Ready(done);
         }
-        if HEADER_READ.with(Cell::get) {
+        if met() {
             return Poll::Pending;
         }
-        // Polled only while the header is awaited, so a long answer costs no timer wake-ups.
+        // Polled only until it is met, so a long answer costs no timer wake-ups.
         deadline.as_mut().poll(context).map(|()| None)
     })
     .await

@@ -17,6 +17,9 @@ async fn an_admitted_request_carries_limits_out_and_identity_in() {
             let headers = request.headers_mut();
             headers.insert("x-orbit-tenant", "forged".parse().unwrap());
             headers.insert("x-orbit-anything", "forged".parse().unwrap());
+            headers.insert("x_orbit_tenant", "forged".parse().unwrap());
+            headers.insert("x_request-id", "forged".parse().unwrap());
+            headers.insert("x-api-key", "orb_live_not_this_one".parse().unwrap());
             headers.insert("x-request-id", "forged".parse().unwrap());
             headers.insert("tracestate", "forged=1".parse().unwrap());
         })
@@ -34,7 +37,14 @@ async fn an_admitted_request_carries_limits_out_and_identity_in() {
     assert_eq!(sent["x-request-id"], headers["x-request-id"]);
     assert_eq!(sent["x-request-id"].len(), 32);
     assert_eq!(sent["traceparent"].len(), 55);
-    for stripped in ["authorization", "x-orbit-anything", "tracestate"] {
+    for stripped in [
+        "authorization",
+        "x-api-key",
+        "x-orbit-anything",
+        "x_orbit_tenant",
+        "x_request-id",
+        "tracestate",
+    ] {
         assert!(!sent.contains_key(stripped), "{stripped} went to the upstream");
     }
 }

@@ -49,7 +49,7 @@ async fn a_client_that_dawdles_over_its_header_is_cut_off() {
     })
     .await;
     // Nothing at all, a few bytes, and a header that never ends.
-    for start in ["", "GET", "GET / HTTP/1.1\nHost: x\nX-Slow: "] {
+    for start in ["", "GET", "GET / HTTP/1.1\nHost", "GET / HTTP/1.1\nHost: x\nX-Slow: "] {
         let mut stream = bench.raw(start).await;
         let drip = async {
             use tokio::io::AsyncWriteExt;
@@ -57,7 +57,7 @@ async fn a_client_that_dawdles_over_its_header_is_cut_off() {
             let dripping = async {
                 loop {
                     tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-                    if !start.is_empty() && writer.write_all(b"y").await.is_err() {
+                    if start.ends_with(": ") && writer.write_all(b"y").await.is_err() {
                         std::future::pending::<()>().await;
                     }
                 }
@@ -90,4 +90,13 @@ async fn nonsense_is_answered_or_dropped_and_harms_nobody() {
         assert!(!answer.starts_with("HTTP/1.1 2"), "{text:?} was served: {answer}");
     }
     assert_eq!(bench.get("/").await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_refused_request_with_a_body_is_answered_and_its_connection_closed() {
+    let bench = Bench::new("").await;
+    let endless = "POST / HTTP/1.1\nHost: x\nTransfer-Encoding: chunked\n\n5\nhello\n";
+    let mut stream = bench.raw(endless).await;
+    let answer = read_until(&mut stream, "\u{0}never").await;
+    assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
 }

@@ -82,7 +82,7 @@ async fn p3_two_hundred_reloads_under_traffic_fail_no_request_and_forgive_nothin
     });
     for round in 0..200 {
         let text = policy_text(bench.upstream, &bench.key, &slow(5 + round % 2));
-        bench.policy.apply(&sources(text), Nanos(bench.edge.clock.now().0)).unwrap();
+        bench.policy.apply(&sources(text), || Nanos(bench.edge.clock.now().0)).unwrap();
         tokio::task::yield_now().await;
     }
     let after = [spend(Arc::clone(&bench)).await, spend(Arc::clone(&bench)).await];

@@ -52,6 +52,7 @@ async fn tls_serves_http2_by_alpn_and_http1_without() {
     std::fs::write(&certificate_file, certificate.cert.pem()).unwrap();
     std::fs::write(&key_file, certificate.signing_key.serialize_pem()).unwrap();
     let bench = Bench::with("", |server| {
+        server.limits.header_timeout_ms = 500;
         server.tls = vec![TlsListener {
             listen: "127.0.0.1:0".parse().unwrap(),
             certificate_file,
@@ -86,4 +87,15 @@ async fn tls_serves_http2_by_alpn_and_http1_without() {
         assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "hello");
     }
     assert_eq!(bench.events(), 2);
+
+    // One that negotiates HTTP/2 and then says nothing is not waited for.
+    let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let stream = TcpStream::connect(bench.tls.unwrap()).await.unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
+    let mut rest = Vec::new();
+    let closed = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut rest);
+    let bound = std::time::Duration::from_secs(30);
+    assert!(tokio::time::timeout(bound, closed).await.is_ok(), "still held");
 }

@@ -79,7 +79,7 @@ parent = "nobody"
          [[key]]\nid = \"short\"\ntenant = \"acne\"\nhash = \"{key_hash}\"\n"
     );
     let refused = policy
-        .apply(&sources(&[("a.toml", bad), ("keys.toml", &keys)]), Nanos(1))
+        .apply(&sources(&[("a.toml", bad), ("keys.toml", &keys)]), || Nanos(1))
         .expect_err("every one of these is a mistake");
     let expected = [
         "a.toml:3:9: plan.business.apps: there is no app `cmr`; did you mean `crm`?",
@@ -177,7 +177,7 @@ fn p3_no_edit_forgives_what_was_spent() {
             let policy = Policy::new(&place(SLOW), &settings()).expect("valid");
             assert_eq!(left(&policy, 0, 3), 3);
             let old = policy.load();
-            policy.apply(&place(limit), Nanos(0)).expect("valid");
+            policy.apply(&place(limit), || Nanos(0)).expect("valid");
             assert_eq!(policy.load().version(), 2);
             assert_eq!(left(&policy, 0, 10), expected, "after an edit of {edit}");
             drop(old);
@@ -192,7 +192,7 @@ fn p3_moving_a_tenant_or_changing_its_plan_forgives_nothing() {
     assert_eq!(left(&policy, 0, 3), 3);
     let mut after = before.clone();
     after[0].text = after[0].text.replace("parent = \"acme\"", "parent = \"other\"");
-    policy.apply(&after, Nanos(0)).expect("valid");
+    policy.apply(&after, || Nanos(0)).expect("valid");
     assert_eq!(left(&policy, 0, 10), 2, "its own limit and its key's hold on");
     let policy = Policy::new(&before, &settings()).expect("valid");
     assert_eq!(left(&policy, 0, 3), 3);
@@ -202,7 +202,7 @@ fn p3_moving_a_tenant_or_changing_its_plan_forgives_nothing() {
         1,
     );
     assert_ne!(after, before);
-    policy.apply(&after, Nanos(0)).expect("valid");
+    policy.apply(&after, || Nanos(0)).expect("valid");
     assert_eq!(left(&policy, 0, 10), 2);
 }
 
@@ -213,7 +213,7 @@ fn p3_two_hundred_reloads_refill_nothing() {
     for round in 0..200 {
         let limit =
             format!(r#"{{ name = "slow", rate = 1, per = "hour", burst = {} }}"#, 5 + round % 2);
-        policy.apply(&tree(&limit, "", ""), Nanos(round)).expect("valid");
+        policy.apply(&tree(&limit, "", ""), || Nanos(round)).expect("valid");
     }
     assert_eq!(left(&policy, 200, 10), 2, "burst is 6 now, 4 are spent");
 }
@@ -223,7 +223,7 @@ fn a_limit_in_use_keeps_counting_who_is_in_flight() {
     let parallel = r#"{ name = "parallel", concurrent = 1 }"#;
     let policy = Policy::new(&tree(parallel, "", ""), &settings()).expect("valid");
     let first = policy.decide(&ask("abcdefghi1", "/", 0).call());
-    policy.apply(&tree(parallel, "", ""), Nanos(0)).expect("valid");
+    policy.apply(&tree(parallel, "", ""), || Nanos(0)).expect("valid");
     assert!(!granted(&policy, ask("abcdefghi1", "/", 0)));
     drop(first);
     assert!(granted(&policy, ask("abcdefghi1", "/", 0)));

@@ -15,8 +15,8 @@ pub enum NoRoute {
     NotFound,
     /// A rule fits host and path, none the method: 405.
     MethodNotAllowed,
-    /// The path has an empty, `.` or `..` segment, plain or percent-encoded: 400. What we would
-    /// route by is then not what the upstream might serve.
+    /// An upstream might read the path as another one (`..`, `//`, `%2f`, `%73`, `;`): 400. What
+    /// we would route by is then not what it would serve.
     AmbiguousPath,
 }
 
@@ -135,32 +135,40 @@ fn longest(paths: &Paths, path: &str, method: &str, miss: &mut NoRoute) -> Optio
     }
 }
 
-/// Whether a segment is empty (but for a trailing slash), `.` or `..`, percent-encoded or not.
+/// Whether an upstream might read the path as another one: a segment is empty (but for a trailing
+/// slash), `.` or `..`; something is percent-encoded that need not be (RFC 3986, section 2.3), or
+/// that would be structure when decoded; or there are path parameters, which some servers strip.
 fn is_ambiguous(path: &str) -> bool {
     let bytes = path.as_bytes();
     let mut start = usize::MAX;
     for (index, byte) in bytes.iter().chain(std::iter::once(&b'/')).enumerate() {
-        if matches!(byte, b'/' | b'\\') {
-            if start != usize::MAX {
-                let segment = &bytes[start..index];
-                let last = index == bytes.len();
-                if segment.is_empty() && !last || is_dots(segment) {
-                    return true;
+        match byte {
+            b'/' | b'\\' => {
+                if start != usize::MAX {
+                    let segment = &bytes[start..index];
+                    let last = index == bytes.len();
+                    if segment.is_empty() && !last || matches!(segment, b"." | b"..") {
+                        return true;
+                    }
                 }
+                start = index + 1;
             }
-            start = index + 1;
+            b';' => return true,
+            b'%' if is_needless(bytes.get(index + 1..index + 3)) => return true,
+            _ => {}
         }
     }
     false
 }
 
-fn is_dots(mut segment: &[u8]) -> bool {
-    let mut dots = 0;
-    while let [b'.', rest @ ..] | [b'%', b'2', b'e' | b'E', rest @ ..] = segment {
-        dots += 1;
-        segment = rest;
-    }
-    segment.is_empty() && matches!(dots, 1 | 2)
+/// Whether two hexadecimal digits stand for an unreserved character, a separator, a percent sign
+/// or NUL; or are not two hexadecimal digits.
+fn is_needless(digits: Option<&[u8]>) -> bool {
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    let Some(&[high, low]) = digits else { return true };
+    let (Some(high), Some(low)) = (digit(high), digit(low)) else { return true };
+    let decoded = (high << 4 | low) as u8;
+    decoded.is_ascii_alphanumeric() || b"-._~/\\;%\0".contains(&decoded)
 }
 
 #[cfg(test)]
