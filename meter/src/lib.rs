@@ -7,6 +7,7 @@
 //!
 //! Only this crate names ClickHouse; it knows nothing of the proxy.
 
+pub mod causes;
 pub mod clickhouse;
 mod clock;
 mod durable;

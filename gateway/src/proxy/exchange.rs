@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crossbeam::utils::CachePadded;
 use http::StatusCode;
 use http::header::CONTENT_LENGTH;
 use orbit_meter::event::{Event, Flags, Kind, Method};
@@ -43,7 +44,7 @@ pub struct Exchange {
     pub(super) key_field: Option<&'static str>,
     /// Whether the client sent fields of the gateway's own names.
     pub(super) has_forged_fields: bool,
-    pub(super) shard: Arc<Shard>,
+    pub(super) shard: Arc<CachePadded<Shard>>,
     answered_at: Option<Nanos>,
     status: u16,
     flags: Flags,

@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
+use crossbeam::utils::CachePadded;
 use metrics::{Counter, Histogram, counter, histogram};
 
 use super::Edge;
@@ -40,10 +41,9 @@ const REASONS: &[&str] = &[
 /// Shards of what each request counts: more than threads on most machines.
 const SHARDS: usize = 32;
 
-/// What one thread has counted; on cache lines of its own, so that counting costs no other thread
-/// anything.
+/// What one thread has counted; kept on cache lines of its own, so that counting costs no other
+/// thread anything.
 #[derive(Default)]
-#[repr(align(128))]
 pub struct Shard {
     /// Requests being served that this thread began.
     pub in_flight: AtomicUsize,
@@ -55,19 +55,14 @@ pub struct Shard {
 
 /// The proxy's counters.
 pub struct Metrics {
-    shards: Vec<Arc<Shard>>,
-    published: Mutex<Totals>,
+    shards: Vec<Arc<CachePadded<Shard>>>,
+    /// Answers and microseconds by bucket, as last brought to the recorder.
+    published: Mutex<[(u64, u64); SECONDS_BUCKETS.len() + 1]>,
     by_class: [Counter; 6],
     duration: Histogram,
     refusals: HashMap<&'static str, Counter>,
     /// Admitted requests whose event could not be written.
     pub unrecorded: Counter,
-}
-
-/// Sums over all shards.
-#[derive(Clone, Default)]
-struct Totals {
-    durations: [(u64, u64); SECONDS_BUCKETS.len() + 1],
 }
 
 impl Metrics {
@@ -98,13 +93,13 @@ impl Metrics {
     }
 
     /// The calling thread's shard.
-    pub fn shard(&self) -> &Arc<Shard> {
+    pub fn shard(&self) -> &Arc<CachePadded<Shard>> {
         &self.shards[thread_number() as usize % SHARDS]
     }
 
     /// Requests being served.
     pub fn in_flight(&self) -> usize {
-        let count = |shard: &Arc<Shard>| shard.in_flight.load(Ordering::Acquire);
+        let count = |shard: &Arc<CachePadded<Shard>>| shard.in_flight.load(Ordering::Acquire);
         self.shards.iter().map(count).fold(0, usize::wrapping_add)
     }
 
@@ -125,7 +120,7 @@ impl Metrics {
         for (class, counter) in self.by_class.iter().enumerate() {
             counter.absolute(sum(&|shard| &shard.by_class[class]));
         }
-        for (bucket, (count_before, us_before)) in before.durations.iter_mut().enumerate() {
+        for (bucket, (count_before, us_before)) in before.iter_mut().enumerate() {
             let count = sum(&|shard| &shard.durations[bucket].0);
             let us = sum(&|shard| &shard.durations[bucket].1);
             let (new, new_us) = (count - *count_before, us.saturating_sub(*us_before));

@@ -5,6 +5,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use metrics::{counter, gauge};
+use orbit_meter::causes::with_causes;
 use orbit_meter::clickhouse::engine::{Engine, EngineSettings};
 use orbit_meter::clickhouse::{MigrateOptions, Store, StoreError};
 use tokio::runtime::Runtime;
@@ -78,7 +79,7 @@ impl Watch {
                 self.engine = Some(engine);
             }
             Err(error) => {
-                tracing::error!(error = chain(&error), "the ClickHouse engine did not start");
+                tracing::error!(error = with_causes(&error), "the ClickHouse engine did not start");
                 self.failed(&error);
             }
         }
@@ -142,7 +143,7 @@ impl Watch {
 
     fn failed(&self, error: &dyn std::error::Error) {
         gauge!("orbit_clickhouse_reachable").set(0.0);
-        let text = chain(error);
+        let text = with_causes(error);
         let mut news = false;
         self.handle.update(|status| {
             // Once per outage, or when the reason changes: it is asked every two seconds.
@@ -154,16 +155,4 @@ impl Watch {
             tracing::warn!(error = text, "the usage database does not answer");
         }
     }
-}
-
-/// An error and its causes on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

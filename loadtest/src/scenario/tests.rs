@@ -1,3 +1,5 @@
+//! Scenarios: what is read, and that every mistake names its line and key.
+
 use super::*;
 
 const GOOD: &str = r#"

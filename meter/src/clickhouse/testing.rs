@@ -22,11 +22,11 @@
 //! The engine ends with the [`Engine`] value, and at the latest with the test program.
 
 use std::env;
-use std::error::Error;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 use super::engine::{Engine, EngineSettings, ServeArguments, serve};
+use crate::causes::with_causes;
 
 /// Starts an engine with free ports and 2 GiB of memory in `data`, run by `program arguments...`.
 ///
@@ -36,7 +36,7 @@ pub fn start<A: AsRef<OsStr>>(data: &Path, program: &Path, arguments: &[A]) -> E
     let settings = EngineSettings { max_memory_bytes: 2 << 30, ..EngineSettings::new(data) };
     match Engine::start(&settings, program, arguments) {
         Ok(engine) => engine,
-        Err(error) => panic!("no ClickHouse engine for this test: {}", chain(&error)),
+        Err(error) => panic!("no ClickHouse engine for this test: {}", with_causes(&error)),
     }
 }
 
@@ -63,18 +63,8 @@ pub fn serve_if_asked() {
     }
     let arguments = ServeArguments::parse(arguments).expect("start_self gives valid arguments");
     if let Err(error) = serve(&arguments) {
-        panic!("{}", chain(&error));
+        panic!("{}", with_causes(&error));
     }
-}
-
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

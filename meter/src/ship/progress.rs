@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use metrics::{Counter, Gauge, Histogram};
 
 use super::locked;
+use crate::causes::with_causes;
 use crate::journal::LaneKey;
 
 /// Failures in a row are logged at these counts and then every so many.
@@ -78,7 +79,7 @@ impl Progress {
     }
 
     pub(super) fn note_failure(&self, error: &dyn Error) {
-        let message = chain(error);
+        let message = with_causes(error);
         self.failures.fetch_add(1, Ordering::Relaxed);
         self.handles.failures.increment(1);
         let before = self.failures_in_a_row.fetch_add(1, Ordering::Relaxed);
@@ -162,15 +163,4 @@ impl Handles {
             batch_rows: metrics::histogram!("orbit_ship_plan_rows"),
         }
     }
-}
-
-/// An error with all its causes, on one line.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
