@@ -137,6 +137,10 @@ impl Flags {
     pub const GATEWAY_MADE: Flags = Flags(2);
     /// Served while nothing could be recorded and written down afterwards as a sum.
     pub const UNMETERED: Flags = Flags(4);
+    /// More of a request that another row counts: bytes only, no request and no quantity.
+    pub const PART: Flags = Flags(8);
+    /// Counted while it went on; what flowed afterwards is in rows marked as parts.
+    pub const OPEN: Flags = Flags(16);
 
     /// The flags with these bits.
     pub const fn from_bits(bits: u8) -> Flags {

@@ -172,8 +172,35 @@ impl Journal {
     /// and at the change of a segment for which no spare is ready.
     #[inline]
     pub fn append(&self, event: &Event<'_>) -> Result<EventId, AppendError> {
+        self.append_noting(event, |_| {})
+    }
+
+    /// As [`Journal::append`], with `note` called once, under the lane's lock, when the event's
+    /// identity is certain and before the event can be read: when `note` writes the identity where
+    /// it survives `kill -9`, a later start can tell whether the event was written
+    /// ([`Journal::holds`]). Not called when the event is not written.
+    #[inline]
+    pub fn append_noting(
+        &self,
+        event: &Event<'_>,
+        mut note: impl FnMut(EventId),
+    ) -> Result<EventId, AppendError> {
         let row_bytes = event.encoded_len()?;
-        claim::with_lane(&self.shared, |lane| lane.append(&self.shared.pool, event, row_bytes))
+        claim::with_lane(&self.shared, |lane| {
+            lane.append(&self.shared.pool, event, row_bytes, &mut note)
+        })
+    }
+
+    /// Whether the event with this identity, noted by [`Journal::append_noting`] in an earlier
+    /// opening, was written. Certain only until shipping starts: from then on, lanes go.
+    ///
+    /// A lane keeps its last segment with an event in it, whatever was shipped; so one that is not
+    /// here any more had nothing in its last segment, and an identity that was noted there and
+    /// nowhere before was not written.
+    pub fn holds(&self, id: EventId) -> bool {
+        let EventId { node, epoch, lane, sequence } = id;
+        let next = self.next_sequence(LaneKey { node, epoch, lane });
+        next.is_some_and(|next| sequence < next)
     }
 
     /// No room is guaranteed for further events: the caller applies its named policy. Events of

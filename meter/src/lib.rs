@@ -15,3 +15,4 @@ pub mod event;
 pub mod journal;
 pub mod refusals;
 pub mod ship;
+mod words;

@@ -81,7 +81,7 @@ struct Migration {
     text: &'static str,
 }
 
-const MIGRATIONS: [Migration; 2] = [
+const MIGRATIONS: [Migration; 3] = [
     Migration {
         version: 1,
         name: "usage_events",
@@ -92,6 +92,7 @@ const MIGRATIONS: [Migration; 2] = [
         name: "dashboard_views",
         text: include_str!("schema/0002_dashboard_views.sql"),
     },
+    Migration { version: 3, name: "proof", text: include_str!("schema/0003_proof.sql") },
 ];
 
 /// Makes the database when it is absent, applies what was not applied yet, in order, and sets the

@@ -30,14 +30,14 @@ impl Drop for Claim {
 #[inline]
 pub(super) fn with_lane<R>(
     shared: &Arc<Shared>,
-    append: impl Fn(&Lane) -> Result<R, AppendError>,
+    mut append: impl FnMut(&Lane) -> Result<R, AppendError>,
 ) -> Result<R, AppendError> {
     let done = CLAIMS.try_with(|claims| {
         let mut claims = claims.try_borrow_mut().ok()?;
         if let Some(claim) = claims.iter().find(|claim| claim.journal == shared.id) {
             return Some(append(&claim.lane));
         }
-        Some(first(shared, &mut claims).and_then(&append))
+        Some(first(shared, &mut claims).and_then(&mut append))
     });
     if let Ok(Some(result)) = done {
         return result;

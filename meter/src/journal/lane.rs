@@ -68,13 +68,14 @@ impl Lane {
         self.key
     }
 
-    /// Writes one event, whose row has `row_bytes` bytes.
+    /// Writes one event, whose row has `row_bytes` bytes; `note` learns its identity just before.
     #[inline]
     pub(super) fn append(
         &self,
         pool: &Pool,
         event: &Event<'_>,
         row_bytes: usize,
+        note: &mut impl FnMut(EventId),
     ) -> Result<EventId, AppendError> {
         let mut guard = locked(&self.writer);
         let writer = guard.as_mut().ok_or(AppendError::Closed)?;
@@ -85,10 +86,12 @@ impl Lane {
         let sequence = writer.next_sequence;
         let frame = &mut writer.tail.vacant()[..frame_bytes];
         frame::write(frame, writer.seed, sequence, event);
+        let LaneKey { node, epoch, lane } = self.key;
+        let id = EventId { node, epoch, lane, sequence };
+        note(id);
         writer.next_sequence = sequence + 1;
         writer.tail.commit(frame_bytes, writer.next_sequence);
-        let LaneKey { node, epoch, lane } = self.key;
-        Ok(EventId { node, epoch, lane, sequence })
+        Ok(id)
     }
 
     #[cold]
