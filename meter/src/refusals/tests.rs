@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::thread;
 
 use super::*;
-use crate::event::View;
+use crate::event::{Kind, View};
 use crate::journal::JournalSettings;
 
 const NOW_US: i64 = 1_795_000_000 * US_PER_SECOND;
@@ -18,6 +18,10 @@ fn journal(directory: &std::path::Path, segments: u64) -> Arc<Journal> {
 
 fn count(refusals: &Refusals, now_us: i64, tenant: &str, reason: &str) {
     refusals.count(now_us, tenant, "holding/acme", "growth", "crm", "contacts", reason, 429);
+}
+
+fn groups(refusals: &Refusals) -> usize {
+    refusals.capacity - locked(&refusals.free).len()
 }
 
 /// (second, tenant, reason) -> (events, requests)
@@ -46,7 +50,7 @@ fn journalled(journal: &Journal) -> BTreeMap<(i64, String, String), (u32, u32)> 
 fn a_second_of_refusals_is_one_event_per_group() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let journal = journal(directory.path(), 64);
-    let refusals = Refusals::new(Arc::clone(&journal));
+    let refusals = Refusals::open(Arc::clone(&journal)).expect("opens");
     for step in 0..3_000 {
         let now_us = NOW_US + step * 1_000;
         count(&refusals, now_us, "acme", "limit");
@@ -76,7 +80,7 @@ fn a_second_of_refusals_is_one_event_per_group() {
 fn every_refusal_of_every_thread_is_counted_once() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let journal = journal(directory.path(), 64);
-    let refusals = Arc::new(Refusals::new(Arc::clone(&journal)));
+    let refusals = Arc::new(Refusals::open(Arc::clone(&journal)).expect("opens"));
     let flusher = refusals.start().expect("a thread");
     thread::scope(|scope| {
         for thread in 0..4_i64 {
@@ -99,7 +103,7 @@ fn every_refusal_of_every_thread_is_counted_once() {
 fn a_full_journal_delays_counts_and_loses_none() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let journal = journal(directory.path(), 2);
-    let refusals = Refusals::new(Arc::clone(&journal));
+    let refusals = Refusals::open(Arc::clone(&journal)).expect("opens");
     let mut counted = 0;
     let mut second = 0;
     while refusals.flush(NOW_US + second * US_PER_SECOND).is_ok() {
@@ -131,14 +135,14 @@ fn a_full_journal_delays_counts_and_loses_none() {
 fn groups_that_rest_are_forgotten() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let journal = journal(directory.path(), 64);
-    let refusals = Refusals::new(Arc::clone(&journal));
+    let refusals = Refusals::open(Arc::clone(&journal)).expect("opens");
     for tenant in 0..100 {
         count(&refusals, NOW_US, &format!("tenant-{tenant}"), "limit");
     }
-    assert_eq!(refusals.groups.load(Ordering::Relaxed), 100);
+    assert_eq!(groups(&refusals), 100);
     refusals.flush(NOW_US + US_PER_SECOND).expect("room");
-    assert_eq!(refusals.groups.load(Ordering::Relaxed), 100);
+    assert_eq!(groups(&refusals), 100);
     refusals.flush(NOW_US + 60 * US_PER_SECOND).expect("room");
-    assert_eq!(refusals.groups.load(Ordering::Relaxed), 0);
+    assert_eq!(groups(&refusals), 0);
     assert_eq!(journalled(&journal).len(), 100);
 }
