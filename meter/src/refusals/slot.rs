@@ -222,6 +222,8 @@ impl<'a> Slot<'a> {
     }
 
     fn store(self, at: usize, word: u64) {
+        #[cfg(test)]
+        super::tests::death::moment();
         self.words[at].store(word, Ordering::Release);
     }
 }

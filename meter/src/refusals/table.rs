@@ -105,7 +105,10 @@ impl Table {
 
     /// Brings what changed to the disk.
     pub(super) fn sync(&self) -> io::Result<()> {
-        self.words.sync(0..HEADER_WORDS + self.slots * SLOT_WORDS)
+        self.words.sync(0..HEADER_WORDS + self.slots * SLOT_WORDS)?;
+        #[cfg(test)]
+        super::tests::death::synced();
+        Ok(())
     }
 
     fn load(&self, at: usize) -> u64 {
