@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use super::super::slot::{Left, Note};
 use super::*;
 
 /// Slots of the table.
@@ -84,9 +85,22 @@ pub(super) fn copy_files(from: &Path, to: &Path) {
     }
 }
 
+/// A first process, which leaves its identities in the slots and a lane with many events.
+fn live_before(directory: &Path, state: &RefCell<State>) {
+    let journal = journal(directory, 3);
+    let refusals = Refusals::with_groups(Arc::clone(&journal), SLOTS, BOOT).expect("opens");
+    for number in 0..10 {
+        state.borrow_mut().begun += 1;
+        count(&refusals, NOW_US - (20 - number) * US_PER_SECOND, "acme", "limit");
+        state.borrow_mut().done += 1;
+    }
+    refusals.flush(NOW_US).expect("room");
+    journal.close();
+}
+
 /// A bit of everything: groups, seconds, a slot used again, a full journal and room again.
 fn live(directory: &Path, state: &RefCell<State>) {
-    let journal = journal(directory, 2);
+    let journal = journal(directory, 3);
     let refusals = Refusals::with_groups(Arc::clone(&journal), SLOTS, BOOT).expect("opens");
     let update = |change: fn(&mut State)| change(&mut state.borrow_mut());
     let second = |number: i64| NOW_US + number * US_PER_SECOND;
@@ -152,6 +166,14 @@ fn recover(directory: &Path, mut cursors: Cursors, boot: u64) -> u64 {
     found + drain(&journal, &mut cursors).values().sum::<u64>()
 }
 
+/// Whether some row was being written.
+fn has_note(directory: &Path) -> bool {
+    let opened = Table::open(directory, SLOTS, BOOT).expect("readable");
+    let Opened::Table { table, .. } = opened else { panic!("the table is there") };
+    let mut slots = (0..SLOTS as u32).map(|index| table.slot(index).read());
+    slots.any(|left| matches!(left, Ok(Some(Left { note: Note::Row(_), .. }))))
+}
+
 struct World {
     root: tempfile::TempDir,
     copies: Cell<u64>,
@@ -162,7 +184,10 @@ impl World {
     fn new() -> World {
         let root = tempfile::tempdir().expect("a temporary directory");
         let (directory, copies) = (root.path().join("live"), root.path().join("moments"));
-        let moments = record(&directory, &copies, |state| live(&directory, state));
+        let moments = record(&directory, &copies, |state| {
+            live_before(&directory, state);
+            live(&directory, state);
+        });
         assert!(moments.len() > 100, "only {} moments", moments.len());
         World { root, copies: Cell::new(0), moments }
     }
@@ -189,8 +214,11 @@ fn m1_m2_a_process_may_die_before_any_store() {
 fn m1_m2_a_process_may_die_before_any_store_of_a_recovery() {
     let world = World::new();
     let mut deaths = 0;
-    for (index, moment) in world.moments.iter().enumerate().step_by(7) {
+    for (index, moment) in world.moments.iter().enumerate() {
         let directory = world.copy_of(&moment.directory);
+        if index % 16 > 0 && !has_note(&directory) {
+            continue;
+        }
         let copies = world.root.path().join(format!("again-{index}"));
         let again = record(&directory, &copies, |_| {
             let journal = journal(&directory, 3);
