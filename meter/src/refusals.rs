@@ -1,7 +1,7 @@
 //! Answers that are summed instead of written one by one: refusals, and what was served unmetered.
 //!
-//! A flood of refusals must not become a flood of rows: refusals of one second that agree in tenant,
-//! path, plan, app, route, reason and status are one [`Kind::Refused`] event on the meter
+//! A flood of refusals must not become a flood of rows: refusals of one second that agree in
+//! tenant, path, plan, app, route, reason and status are one [`Kind::Refused`] event on the meter
 //! `refusals`. Its time is the start of the second, its `requests` and quantity the count. Requests
 //! served while the journal had no room ([`Refusals::count_unmetered`]) become one
 //! [`Kind::Request`] event for each group and day, flagged [`Flags::UNMETERED`], when there is room
@@ -37,8 +37,8 @@
 //! could not tell) and before it counts anything (so no note meets a count it was not made for).
 //! It keeps a slot until its event is written by the steps above, so it may die as well.
 //!
-//! After a power failure slots and journal disagree: see `recover`. Counts that wait for room may be
-//! of many hours, so they are marked as *waiting* and synced with every flush; when there is room,
+//! After a power failure slots and journal disagree: see `recover`. Counts that wait for room may
+//! be of many hours, so they are marked as *waiting* and synced with every flush; when there is room,
 //! they are *announced*, the table is synced again, and only then the steps above begin. So a count
 //! that waits on the disk has no event anywhere.
 

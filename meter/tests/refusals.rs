@@ -2,6 +2,7 @@
 //!
 //! A child counts from several threads and reports each count on a pipe after it was made; it is
 //! killed at random moments, again and again over the same directory.
+#![allow(clippy::print_stdout, reason = "a random test prints its seed")]
 
 use std::collections::BTreeMap;
 use std::fs::File;

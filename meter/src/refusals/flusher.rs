@@ -31,8 +31,14 @@ impl Flusher {
                     tracing::debug!(%error, "refusals wait for room in the journal");
                 }
             }
-            if let Err(error) = refusals.flush(i64::MAX) {
-                tracing::warn!(%error, "the last refusals are journalled after the next start");
+            match refusals.flush(i64::MAX) {
+                Ok(()) => {}
+                Err(error) if refusals.is_volatile() => {
+                    tracing::error!(%error, "the last refusals are lost: they had no table");
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the last refusals are journalled after the next start");
+                }
             }
         };
         let thread = std::thread::Builder::new().name("orbit-refusals".to_owned()).spawn(run)?;

@@ -1,4 +1,4 @@
-//! What an earlier process left in the table, slot by slot: still to be written, or written already.
+//! What an earlier process left in the table, slot by slot: still to be written, or written.
 //!
 //! | left in the slot | same run of the machine | after another |
 //! |---|---|---|

@@ -50,7 +50,7 @@ proptest! {
     #[test]
     fn m1_m2_every_count_is_journalled_once(steps in steps()) {
         let root = tempfile::tempdir().expect("a temporary directory");
-        let mut process = Process::start(root.path().join("0"));
+        let mut process = Process::start(&root.path().join("0"));
         let mut model = Sums::new();
         let (mut shipped, mut cursors) = (Sums::new(), Cursors::new());
         let mut now_us = NOW_US;
@@ -86,13 +86,13 @@ proptest! {
                     deaths += 1;
                     let next = root.path().join(deaths.to_string());
                     copy_files(process.journal.directory(), &next);
-                    process = Process::start(next);
+                    process = Process::start(&next);
                 }
                 Step::Restart => {
                     assert_flushed(process.refusals.flush(i64::MAX));
                     let directory = process.journal.directory().to_owned();
                     process.journal.close();
-                    process = Process::start(directory);
+                    process = Process::start(&directory);
                 }
             }
         }
@@ -112,8 +112,8 @@ struct Process {
 }
 
 impl Process {
-    fn start(directory: std::path::PathBuf) -> Process {
-        let journal = journal(&directory, 4);
+    fn start(directory: &std::path::Path) -> Process {
+        let journal = journal(directory, 4);
         let refusals = open(&journal);
         Process { journal, refusals }
     }
