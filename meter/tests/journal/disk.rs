@@ -1,6 +1,8 @@
 //! A real file system that can be filled, and can lose its power: ext4 on a loop device, mounted
 //! where only the test sees it.
 
+#![allow(dead_code, reason = "two test programs use parts of it")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
