@@ -40,6 +40,7 @@ mod error;
 mod frame;
 mod header;
 mod housekeeping;
+mod inspect;
 mod lane;
 mod loss;
 mod mapping;
@@ -52,6 +53,7 @@ mod segment;
 mod shared;
 mod status;
 mod survey;
+mod verify;
 
 use std::fs::File;
 use std::io;
@@ -63,10 +65,12 @@ use serde::{Deserialize, Serialize};
 
 pub use boot::Boot;
 pub use error::{AppendError, JournalError, SegmentError};
+pub use inspect::{Inspection, LaneInspection, inspect};
 pub use loss::{Loss, LossCause};
 pub use reader::{Frame, LaneReader, ReadError};
 use shared::Shared;
 pub use status::JournalStatus;
+pub use verify::{Damage, Fault, Verification, verify};
 
 use crate::event::{Event, EventId};
 use header::{HEADER_BYTES, PAGE_BYTES};

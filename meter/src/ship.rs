@@ -25,6 +25,7 @@ mod backoff;
 mod deliver;
 mod gather;
 mod ledger;
+mod noted;
 mod pipeline;
 mod progress;
 mod watermark;
@@ -43,6 +44,7 @@ use crate::clickhouse::Store;
 use crate::journal::{Journal, LaneKey};
 pub use crate::slots::SlotsError;
 use ledger::Ledger;
+pub use noted::acknowledged;
 use pipeline::Pipeline;
 use progress::Progress;
 

@@ -14,7 +14,7 @@ use super::ShipError;
 use crate::journal::{Journal, LaneKey, Position};
 use crate::slots::Slots;
 
-const NAME: &str = "shipping";
+pub(super) const NAME: &str = "shipping";
 const VERSION: u32 = 1;
 
 /// A part of a lane: the frames from `start` up to the sequence of `end`.
