@@ -1,6 +1,8 @@
 //! `orbit journal` through the real binary: looking beside a running journal, finding every damage,
 //! and shipping a dead gateway's journal into the real engine exactly once (M2).
 
+#![allow(clippy::print_stdout, reason = "a random test prints its seed")]
+
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -212,8 +214,11 @@ impl Database {
         let config = self.home.path().join("orbit.toml");
         let text = format!(
             "[clickhouse]\nmode = \"external\"\nurl = {:?}\nuser = {:?}\ndatabase = {:?}\n\
-             password_file = {password:?}\n[ship]\nmax_rows = {max_rows}\n",
-            settings.url, settings.user, settings.database
+             password_file = \"{}\"\n[ship]\nmax_rows = {max_rows}\n",
+            settings.url,
+            settings.user,
+            settings.database,
+            password.display()
         );
         fs::write(&config, text).expect("written");
         config

@@ -1,5 +1,7 @@
 //! M1 and M4 on bad disks: full, read-only, failing to sync.
 
+#![allow(clippy::print_stdout, reason = "a child tells its parent, a random test its seed")]
+
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
