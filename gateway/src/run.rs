@@ -1,10 +1,10 @@
 //! The whole process, from settings to a clean end.
 //!
 //! Owns the order in which the parts start and stop. Guarantees that nothing listens before the
-//! policy is in force and the journal is open, and that at the end what was recorded is shipped
-//! before the engine stops: listeners, requests in flight, refusals, shipper, journal, engine, each
-//! within a bounded time. A part that fails to stop is logged and does not keep the others from
-//! stopping.
+//! policy is in force with what its limits had spent, and the journal is open, and that at the end
+//! what was recorded is shipped before the engine stops: listeners, requests in flight, limits,
+//! refusals, shipper, journal, engine, each within a bounded time. A part that fails to stop is
+//! logged and does not keep the others from stopping.
 
 mod checks;
 mod signals;
@@ -23,6 +23,7 @@ use orbit_policy::{Diagnostics, Policy, PolicySettings};
 
 use crate::admin::{self, AdminServer, AdminState, Readiness, Token, TokenError};
 use crate::clock::Clock;
+use crate::limit_state::{LimitState, LimitStateError, Saver};
 use crate::proxy::{self, Edge};
 use crate::reload::{self, Reloader};
 use crate::server::{ProxyServer, Running, ServerError};
@@ -53,9 +54,9 @@ pub enum RunError {
     /// The admin token cannot be had.
     #[error(transparent)]
     Token(#[from] TokenError),
-    /// The operating system gave no random bytes.
-    #[error("the operating system gave no random bytes")]
-    Random(#[source] getrandom::Error),
+    /// What limits have spent cannot be kept.
+    #[error(transparent)]
+    LimitState(#[from] LimitStateError),
     /// The journal could not be opened.
     #[error("the journal in {} cannot be opened", directory.display())]
     Journal {
@@ -150,6 +151,7 @@ struct Parts {
     journal: Arc<Journal>,
     storage: Storage,
     upkeep: Upkeep,
+    limits: Saver,
 }
 
 impl Parts {
@@ -159,8 +161,15 @@ impl Parts {
         let metrics = Metrics::install()?;
         let token = Token::load_or_create(&settings.admin.token_file)?;
         let paths = settings.policy.paths.clone();
-        let (policy, loaded) = reload::start_policy(&paths, &policy_settings(&settings)?, &clock)
-            .map_err(RunError::Policy)?;
+        let limit_state = LimitState::open(&settings.limits.directory)?;
+        let policy_settings = PolicySettings {
+            max_dynamic_keys: settings.policy.max_dynamic_keys,
+            hash_key: limit_state.hash_key(),
+        };
+        let (policy, loaded) =
+            reload::start_policy(&paths, &policy_settings, &clock).map_err(RunError::Policy)?;
+        let after_crash = settings.limits.after_crash;
+        let limits = limit_state.resume(Arc::clone(&policy), Arc::clone(&clock), after_crash)?;
 
         let journal = Journal::open(journal_settings(&settings.journal)).map_err(|source| {
             RunError::Journal { directory: settings.journal.directory.clone(), source }
@@ -221,6 +230,7 @@ impl Parts {
             journal,
             storage,
             upkeep,
+            limits,
         })
     }
 
@@ -253,6 +263,8 @@ impl Parts {
     fn stop(self) {
         drop(self.upkeep);
         drop(self.reloader);
+        // Nothing is admitted any more: this is the last state.
+        drop(self.limits);
         // The last refusals become events, so before the shipper's last round.
         drop(self.flusher);
         let reachable = self.storage.handle().status().reachable;
@@ -270,13 +282,6 @@ impl Parts {
         }
         tracing::info!("stopped");
     }
-}
-
-/// The policy's fixed settings, with a hash key nobody outside knows.
-fn policy_settings(settings: &Settings) -> Result<PolicySettings, RunError> {
-    let mut hash_key = [0; 16];
-    getrandom::fill(&mut hash_key).map_err(RunError::Random)?;
-    Ok(PolicySettings { max_dynamic_keys: settings.policy.max_dynamic_keys, hash_key })
 }
 
 fn journal_settings(settings: &settings::Journal) -> JournalSettings {
