@@ -1,5 +1,6 @@
 //! The command line. Secrets come from files, never from here.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -40,6 +41,22 @@ pub(crate) enum Command {
     /// Reports p99 during reloads and without, and how many reloads took effect. The file's text
     /// is put back at the end.
     Reload(ReloadArguments),
+    /// Attack a whole Orbit under load and ask whether every answer was counted once.
+    ///
+    /// Builds everything itself in a temporary directory on free loopback ports: upstream,
+    /// ClickHouse, a proxy between it and the gateway that resets, stalls, cuts and swallows, and
+    /// the gateway. Kills, stops, faults and a full disk come at random moments from a seed. Ends
+    /// with a verdict on every answer, every row, the sequences, the projection and `orbit audit`.
+    /// As root, the journal is on a small disk of its own that is filled as well.
+    #[command(after_help = "\
+Examples:
+  loadtest chaos loadtest/scenarios/chaos.toml --orbit target/release/orbit
+  loadtest chaos loadtest/scenarios/chaos*.toml --orbit target/release/orbit --duration-s 120
+  loadtest chaos loadtest/scenarios/chaos.toml --orbit target/release/orbit --seed 42 --keep /tmp/run")]
+    Chaos(ChaosArguments),
+    /// Run a program that is killed when its parent thread ends.
+    #[command(hide = true)]
+    Child(ChildArguments),
 }
 
 #[derive(Args)]
@@ -187,6 +204,54 @@ pub(crate) struct ReloadArguments {
     pub(crate) max_p99_ratio: f64,
 }
 
+/// For every command that builds an Orbit of its own.
+#[derive(Args)]
+pub(crate) struct StageArguments {
+    /// The `orbit` binary.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) orbit: PathBuf,
+    /// Build everything here and leave it for a look at; must be empty or absent.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) keep: Option<PathBuf>,
+    /// Write the report as JSON as well.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Show no progress.
+    #[arg(long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct ChaosArguments {
+    /// The scenarios, TOML files; all are driven at once.
+    #[arg(required = true)]
+    pub(crate) scenarios: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) stage: StageArguments,
+    /// Requests per second over all scenarios, instead of the sum of theirs.
+    #[arg(long, value_parser = per_second)]
+    pub(crate) rate: Option<f64>,
+    /// Brings the attacks of an earlier run again; drawn at random and reported when not given.
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// How long there is load.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600.0, value_parser = seconds)]
+    pub(crate) duration_s: f64,
+    /// Kill the gateway so often [default: every 5.5 s].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..100_000))]
+    pub(crate) gateway_kills: Option<u32>,
+    /// Kill ClickHouse so often [default: every 18 s].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..100_000))]
+    pub(crate) clickhouse_kills: Option<u32>,
+}
+
+#[derive(Args)]
+pub(crate) struct ChildArguments {
+    /// The program and its arguments.
+    #[arg(last = true, required = true)]
+    pub(crate) command: Vec<OsString>,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum TriggerChoice {
     /// Its watcher.
@@ -200,6 +265,13 @@ fn rate(text: &str) -> Result<Rate, String> {
         _ if text == "max" => Ok(Rate::Max),
         Ok(rate) if rate > 0.0 && rate <= 1e7 => Ok(Rate::PerSecond(rate)),
         _ => Err("expected requests per second, or max".to_owned()),
+    }
+}
+
+fn per_second(text: &str) -> Result<f64, String> {
+    match rate(text)? {
+        Rate::PerSecond(rate) => Ok(rate),
+        Rate::Max => Err("expected requests per second".to_owned()),
     }
 }
 

@@ -1,5 +1,7 @@
 //! The subcommands: from arguments to a report on standard output.
 
+mod chaos;
+
 use std::fmt::Display;
 use std::io::{Read, Write};
 use std::path::Path;
@@ -31,6 +33,8 @@ use crate::arguments::{
     CompareArguments, KeysArguments, LedgerArguments, ReloadArguments, RunArguments,
     ScenarioArguments, TriggerChoice, UpstreamArguments,
 };
+
+pub(crate) use chaos::{chaos, child};
 
 /// How a command that could be carried out went.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -24,6 +24,8 @@ fn main() -> ExitCode {
         Command::Run(arguments) => commands::run(&arguments),
         Command::Compare(arguments) => commands::compare(&arguments),
         Command::Reload(arguments) => commands::reload(&arguments),
+        Command::Chaos(arguments) => commands::chaos(&arguments),
+        Command::Child(arguments) => commands::child(&arguments),
     };
     match done {
         Ok(Outcome::AsExpected) => ExitCode::SUCCESS,
