@@ -1,11 +1,17 @@
 //! The command line. Secrets come from files, never from here.
 
-use std::ffi::OsString;
+mod attack;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use orbit_loadtest::scenario::Rate;
 use orbit_loadtest::target::Target;
+
+pub(crate) use attack::{
+    ChaosArguments, ChildArguments, DiskArguments, KillsArguments, LoadArguments, OnFullChoice,
+    OutageArguments, PowerArguments, StageArguments,
+};
 
 /// Load, fake upstreams, and the judges of a run.
 ///
@@ -48,12 +54,23 @@ pub(crate) enum Command {
     /// the gateway. Kills, stops, faults and a full disk come at random moments from a seed. Ends
     /// with a verdict on every answer, every row, the sequences, the projection and `orbit audit`.
     /// As root, the journal is on a small disk of its own that is filled as well.
-    #[command(after_help = "\
-Examples:
-  loadtest chaos loadtest/scenarios/chaos.toml --orbit target/release/orbit
-  loadtest chaos loadtest/scenarios/chaos*.toml --orbit target/release/orbit --duration-s 120
-  loadtest chaos loadtest/scenarios/chaos.toml --orbit target/release/orbit --seed 42 --keep /tmp/run")]
+    #[command(after_help = attack::CHAOS_EXAMPLES)]
     Chaos(ChaosArguments),
+    /// Take ClickHouse away for long, under load: no client may notice, and it must catch up fast.
+    #[command(after_help = attack::OUTAGE_EXAMPLES)]
+    Outage(OutageArguments),
+    /// Fill the journal's disk to the last byte, under load. Needs root.
+    #[command(after_help = attack::DISK_EXAMPLES)]
+    Disk(DiskArguments),
+    /// Let the machine lose power, under load, as far as the journal can tell. Needs root.
+    #[command(after_help = attack::POWER_EXAMPLES)]
+    Power(PowerArguments),
+    /// Kill the gateway again and again while another program works with it.
+    ///
+    /// The program finds it by ORBIT_URL, ORBIT_ADMIN_URL, ORBIT_ADMIN_TOKEN_FILE,
+    /// LOADTEST_KEYS_FILE, ORBIT_CLICKHOUSE_URL, _USER, _DATABASE and _PASSWORD_FILE.
+    #[command(after_help = attack::KILLS_EXAMPLES)]
+    Kills(KillsArguments),
     /// Run a program that is killed when its parent thread ends.
     #[command(hide = true)]
     Child(ChildArguments),
@@ -202,54 +219,6 @@ pub(crate) struct ReloadArguments {
     /// A p99 during reloads of more than this times that without is a finding.
     #[arg(long, value_name = "RATIO", default_value_t = 2.0)]
     pub(crate) max_p99_ratio: f64,
-}
-
-/// For every command that builds an Orbit of its own.
-#[derive(Args)]
-pub(crate) struct StageArguments {
-    /// The `orbit` binary.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) orbit: PathBuf,
-    /// Build everything here and leave it for a look at; must be empty or absent.
-    #[arg(long, value_name = "DIR")]
-    pub(crate) keep: Option<PathBuf>,
-    /// Write the report as JSON as well.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) json: Option<PathBuf>,
-    /// Show no progress.
-    #[arg(long)]
-    pub(crate) quiet: bool,
-}
-
-#[derive(Args)]
-pub(crate) struct ChaosArguments {
-    /// The scenarios, TOML files; all are driven at once.
-    #[arg(required = true)]
-    pub(crate) scenarios: Vec<PathBuf>,
-    #[command(flatten)]
-    pub(crate) stage: StageArguments,
-    /// Requests per second over all scenarios, instead of the sum of theirs.
-    #[arg(long, value_parser = per_second)]
-    pub(crate) rate: Option<f64>,
-    /// Brings the attacks of an earlier run again; drawn at random and reported when not given.
-    #[arg(long)]
-    pub(crate) seed: Option<u64>,
-    /// How long there is load.
-    #[arg(long, value_name = "SECONDS", default_value_t = 600.0, value_parser = seconds)]
-    pub(crate) duration_s: f64,
-    /// Kill the gateway so often [default: every 5.5 s].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..100_000))]
-    pub(crate) gateway_kills: Option<u32>,
-    /// Kill ClickHouse so often [default: every 18 s].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..100_000))]
-    pub(crate) clickhouse_kills: Option<u32>,
-}
-
-#[derive(Args)]
-pub(crate) struct ChildArguments {
-    /// The program and its arguments.
-    #[arg(last = true, required = true)]
-    pub(crate) command: Vec<OsString>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]

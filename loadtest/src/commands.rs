@@ -1,6 +1,7 @@
 //! The subcommands: from arguments to a report on standard output.
 
-mod chaos;
+mod attack;
+mod stage;
 
 use std::fmt::Display;
 use std::io::{Read, Write};
@@ -34,7 +35,8 @@ use crate::arguments::{
     ScenarioArguments, TriggerChoice, UpstreamArguments,
 };
 
-pub(crate) use chaos::{chaos, child};
+pub(crate) use attack::{chaos, disk, kills, outage, power};
+pub(crate) use stage::child;
 
 /// How a command that could be carried out went.
 #[derive(Clone, Copy, PartialEq, Eq)]

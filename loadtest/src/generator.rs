@@ -111,6 +111,8 @@ pub struct Recording {
     pub sending: Duration,
     /// CPU time, when processes were named.
     pub cpu: Option<MeasuredCpu>,
+    /// The run's clock.
+    pub clock: Clock,
 }
 
 /// The moments of a run, nanoseconds on its clock.
@@ -194,6 +196,7 @@ pub fn run(run: &Run<'_>, watch: &mut dyn FnMut(&Progress)) -> Result<Recording,
         measured: Duration::from_nanos(whole.last_measured_ns.saturating_sub(timeline.warm_ns)),
         sending: Duration::from_nanos(sending),
         cpu,
+        clock,
         record: whole,
     })
 }

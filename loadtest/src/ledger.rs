@@ -122,7 +122,7 @@ impl Ledger {
     }
 
     fn answer(&mut self, answer: Answer) {
-        let Answer { id, group: kind, status, gateway_made } = answer;
+        let Answer { id, group: kind, status, gateway_made, ended_ns: _ } = answer;
         match id {
             Some(id) => {
                 let fresh = Known { kind, status, gateway_made, rows: 0 };

@@ -7,7 +7,7 @@
 //! It speaks to loopback addresses only.
 
 mod admin;
-pub mod chaos;
+pub mod attack;
 pub mod clock;
 pub mod compare;
 pub mod cpu;

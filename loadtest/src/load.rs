@@ -5,9 +5,13 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
+use crate::clock::Clock;
 use crate::generator::{Progress, Recording, Run, RunError, run};
+use crate::progress::ProgressView;
 use crate::scenario::{Amount, Rate, Scenario};
 use crate::stage::Stage;
+
+const TICK: Duration = Duration::from_millis(20);
 
 /// Load that is under way.
 pub(crate) struct Load {
@@ -69,6 +73,23 @@ impl Load {
             started: sum(|progress| progress.started),
             ended: sum(|progress| progress.ended),
             failed: sum(|progress| progress.failed),
+        }
+    }
+
+    /// Lets it go on for so long.
+    pub(crate) async fn watch_for(&self, length: Duration, view: &mut ProgressView, note: &str) {
+        let clock = Clock::start();
+        while Duration::from_nanos(clock.now_ns()) < length && !self.is_finished() {
+            view.noted(&self.progress(), note);
+            tokio::time::sleep(TICK).await;
+        }
+    }
+
+    /// Lets it go on until it ends.
+    pub(crate) async fn watch_to_end(&self, view: &mut ProgressView) {
+        while !self.is_finished() {
+            view.run(&self.progress());
+            tokio::time::sleep(TICK).await;
         }
     }
 

@@ -10,17 +10,7 @@ use crate::stage::{Stage, StageError};
 const LIMIT: Duration = Duration::from_mins(10);
 const MAX_SHOWN_CHARS: usize = 2000;
 
-/// What `orbit audit` finds wrong: nothing when it exits with 0.
-pub(crate) async fn run(stage: &Stage) -> Result<Vec<String>, StageError> {
-    let (success, said) = ask(stage).await?;
-    if success {
-        return Ok(Vec::new());
-    }
-    let said: String = said.trim().chars().take(MAX_SHOWN_CHARS).collect();
-    Ok(vec![format!("orbit audit: {said}")])
-}
-
-/// Whether it exits with 0, and what it says.
+/// Whether it exits with 0, which says that all is well, and what else it says.
 pub(crate) async fn ask(stage: &Stage) -> Result<(bool, String), StageError> {
     const NAME: &str = "orbit audit";
     let unrun = |source| StageError::Spawn { name: NAME, source };
@@ -34,5 +24,6 @@ pub(crate) async fn ask(stage: &Stage) -> Result<(bool, String), StageError> {
     let output = tokio::time::timeout(LIMIT, audit).await.map_err(slow)?.map_err(unrun)?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let said = format!("{}{}", text(&output.stdout), text(&output.stderr));
+    let said: String = said.trim().chars().take(MAX_SHOWN_CHARS).collect();
     Ok((output.status.success(), format!("{}: {said}", output.status)))
 }

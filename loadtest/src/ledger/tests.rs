@@ -25,6 +25,7 @@ fn answers() -> Vec<Answer> {
             group: u16::from(number >= 50),
             status: if number < 100 { 200 } else { 429 },
             gateway_made: number >= 100,
+            ended_ns: number,
         })
         .collect()
 }

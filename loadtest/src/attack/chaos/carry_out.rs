@@ -3,8 +3,6 @@
 use std::time::Duration;
 
 use rustix::process::Signal;
-use serde::Serialize;
-
 use crate::clock::Clock;
 use crate::fault::Fault;
 use crate::load::Load;
@@ -12,30 +10,30 @@ use crate::progress::ProgressView;
 use crate::stage::Stage;
 use crate::stage::disk::{Filler, SmallDisk};
 
-use super::ChaosError;
+use super::AttackError;
 use super::schedule::{Action, Moment, Victim};
 
 const TICK: Duration = Duration::from_millis(10);
 
 /// What was done. Kills count only while there was load, and something to kill.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Tally {
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tally {
     /// Kills of the gateway.
-    pub gateway_kills: u32,
+    pub(super) gateway_kills: u32,
     /// Kills of ClickHouse.
-    pub engine_kills: u32,
+    pub(super) engine_kills: u32,
     /// Stops of the gateway.
-    pub gateway_stops: u32,
+    pub(super) gateway_stops: u32,
     /// Stops of ClickHouse.
-    pub engine_stops: u32,
+    pub(super) engine_stops: u32,
     /// Spans in which the proxy misbehaved, resets included.
-    pub faults: u32,
+    pub(super) faults: u32,
     /// Spans in which the journal's disk was full.
-    pub fills: u32,
+    pub(super) fills: u32,
     /// Starts of the gateway that were watched until it served.
-    pub gateway_starts: u32,
+    pub(super) gateway_starts: u32,
     /// The slowest of them, milliseconds.
-    pub slowest_start_ms: u64,
+    pub(super) slowest_start_ms: u64,
 }
 
 /// Attacks under way.
@@ -68,7 +66,7 @@ impl<'a> Attacks<'a> {
     }
 
     /// Carries out every action at its moment, or as soon as the one before is done.
-    pub(super) async fn carry_out(&mut self, moments: &[Moment]) -> Result<(), ChaosError> {
+    pub(super) async fn carry_out(&mut self, moments: &[Moment]) -> Result<(), AttackError> {
         let began_ns = self.clock.now_ns();
         for (at, action) in moments {
             let due_ns = began_ns + at.as_nanos() as u64;
@@ -83,7 +81,7 @@ impl<'a> Attacks<'a> {
     }
 
     /// Lets time pass.
-    pub(super) async fn pause(&mut self, length: Duration) -> Result<(), ChaosError> {
+    pub(super) async fn pause(&mut self, length: Duration) -> Result<(), AttackError> {
         let until_ns = self.clock.now_ns() + length.as_nanos() as u64;
         loop {
             self.look().await?;
@@ -96,7 +94,7 @@ impl<'a> Attacks<'a> {
     }
 
     /// Undoes what attacks have left behind.
-    pub(super) async fn end(&mut self) -> Result<(), ChaosError> {
+    pub(super) async fn end(&mut self) -> Result<(), AttackError> {
         self.act(Action::Fault(Fault::Pass)).await?;
         self.act(Action::Free).await?;
         for victim in [Victim::Engine, Victim::Gateway] {
@@ -106,7 +104,7 @@ impl<'a> Attacks<'a> {
         Ok(())
     }
 
-    async fn act(&mut self, action: Action) -> Result<(), ChaosError> {
+    async fn act(&mut self, action: Action) -> Result<(), AttackError> {
         let Tally { gateway_kills, engine_kills, gateway_stops, engine_stops, .. } =
             &mut self.tally;
         match action {
@@ -148,7 +146,7 @@ impl<'a> Attacks<'a> {
             }
             Action::Fill => {
                 if let Some(disk) = self.disk {
-                    let unfilled = |source| ChaosError::Disk { what: "fill", source };
+                    let unfilled = |source| AttackError::Disk { what: "fill the journal's disk", source };
                     self.filler = Some(disk.fill().map_err(unfilled)?);
                     self.tally.fills += 1;
                 }
@@ -160,9 +158,9 @@ impl<'a> Attacks<'a> {
 
     /// What is looked after between attacks: the disk stays full, a gateway that starts is timed,
     /// and whoever watches sees something.
-    async fn look(&mut self) -> Result<(), ChaosError> {
+    async fn look(&mut self) -> Result<(), AttackError> {
         if let Some(filler) = &mut self.filler {
-            let unfilled = |source| ChaosError::Disk { what: "fill", source };
+            let unfilled = |source| AttackError::Disk { what: "fill the journal's disk", source };
             filler.top_up().map_err(unfilled)?;
         }
         if let Some(started_ns) = self.starting_ns

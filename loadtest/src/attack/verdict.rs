@@ -7,15 +7,24 @@ use serde::Serialize;
 use crate::generator::Recording;
 use crate::ledger::audit::{compare, count_open, expectations};
 use crate::ledger::table::Window;
-use crate::ledger::{Answer, Expectation, LedgerVerdict};
+use crate::ledger::{Answer, CheckLine, Expectation, Finding, LedgerVerdict};
 use crate::scenario::Scenario;
 use crate::stage::{Backlog, Stage};
 use crate::{orbit_audit, projection};
 
-use super::ChaosError;
+use super::AttackError;
 
 /// A gateway without room for more events says so.
 const JOURNAL_FULL: u16 = 503;
+
+/// What `orbit audit` should find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AuditSays {
+    /// Nothing.
+    Clean,
+    /// That the machine went down, and what that may have cost.
+    Loss,
+}
 
 /// One line of the table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -29,31 +38,29 @@ pub struct Line {
 }
 
 /// All answers.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Verdict {
     /// One line per check.
     pub lines: Vec<Line>,
     /// What is wrong, the first of each kind.
     pub findings: Vec<String>,
-    /// The comparison of answers and rows.
-    pub ledger: LedgerVerdict,
 }
 
 impl Verdict {
     /// The ledger's lines, to which others are added.
-    pub(crate) fn of(ledger: LedgerVerdict) -> Verdict {
-        let line = |line: &crate::ledger::CheckLine| Line {
+    fn of(ledger: LedgerVerdict) -> Verdict {
+        let line = |line: &CheckLine| Line {
             check: line.check.says(),
             checked: line.checked,
             wrong: line.wrong,
         };
-        let says = |finding: &crate::ledger::Finding| {
+        let says = |finding: &Finding| {
             let id = finding.id.as_deref().map_or_else(String::new, |id| format!("{id}: "));
             format!("ledger: {id}{}", finding.says)
         };
         let lines = ledger.checks.iter().map(line).collect();
         let findings = ledger.findings.iter().map(says).collect();
-        Verdict { lines, findings, ledger }
+        Verdict { lines, findings }
     }
 
     /// Adds a check: how much was looked at, and what was wrong.
@@ -62,9 +69,42 @@ impl Verdict {
         self.findings.extend(wrong);
     }
 
-    /// Whether nothing is wrong.
-    pub fn is_clean(&self) -> bool {
-        self.lines.iter().all(|line| line.wrong == 0)
+    /// Adds what is asked of the stage itself, whatever the load was.
+    pub(crate) async fn add_stage(
+        &mut self,
+        stage: &mut Stage,
+        backlog: Backlog,
+        ended: ExitStatus,
+        audit: AuditSays,
+    ) -> Result<(), AttackError> {
+        let projection = projection::compare(&stage.table).await?;
+        self.add("the projection equals the rows", projection.groups, projection.differences);
+        let (clean, said) = orbit_audit::ask(stage).await?;
+        let (check, wrong) = match audit {
+            AuditSays::Clean => ("`orbit audit` is clean", (!clean).then_some(said)),
+            AuditSays::Loss => {
+                let told = !clean && said.contains("power");
+                ("`orbit audit` tells of the loss", (!told).then_some(said))
+            }
+        };
+        self.add(check, 1, wrong.map(|said| format!("orbit audit: {said}")).into_iter().collect());
+        let mut wrong = Vec::new();
+        if backlog.lost > 0 && audit == AuditSays::Clean {
+            wrong.push(format!("the journal says that {} events are lost", backlog.lost));
+        }
+        if backlog.events > 0 {
+            wrong.push(format!("{} events were left in the journal", backlog.events));
+        }
+        self.add("the journal is empty and whole", 1, wrong);
+        // Whether they run now, and whether each of their lives ended as it was told to.
+        stage.engine.is_running();
+        let mut wrong = [stage.gateway.ended_alone(), stage.engine.ended_alone()].concat();
+        if !ended.success() {
+            wrong.push(format!("the gateway ended with {ended} when asked to stop"));
+        }
+        let lives = u64::from(stage.gateway.starts() + stage.engine.starts());
+        self.add("processes end only when told to", lives, wrong);
+        Ok(())
     }
 }
 
@@ -75,41 +115,23 @@ pub(super) async fn judge(
     recordings: Vec<Recording>,
     backlog: Backlog,
     ended: ExitStatus,
-) -> Result<Verdict, ChaosError> {
+    audit: AuditSays,
+) -> Result<Verdict, AttackError> {
     let statuses = unexpected(scenarios, &recordings);
     let answered = recordings.iter().map(|recording| recording.record.whole).sum();
     let (expected, answers) = one_ledger(scenarios, recordings)?;
     let ledger = compare(&stage.table, Window::EVER, expected, answers).await?;
-    let rows = ledger.rows;
     let mut verdict = Verdict::of(ledger);
     verdict.add("statuses are expected ones", answered, statuses);
-    let projection = projection::compare(&stage.table).await?;
-    verdict.add("the projection equals the rows", projection.groups, projection.differences);
-    verdict.add("`orbit audit` is clean", rows, orbit_audit::run(stage).await?);
-    let mut wrong = Vec::new();
-    if backlog.lost > 0 {
-        wrong.push(format!("the journal says that {} events are lost", backlog.lost));
-    }
-    if backlog.events > 0 {
-        wrong.push(format!("{} events were left in the journal", backlog.events));
-    }
-    verdict.add("the journal is empty and whole", 1, wrong);
-    // Whether they run now, and whether each of their lives ended as it was told to.
-    stage.engine.is_running();
-    let mut wrong = [stage.gateway.ended_alone(), stage.engine.ended_alone()].concat();
-    if !ended.success() {
-        wrong.push(format!("the gateway ended with {ended} when asked to stop"));
-    }
-    let lives = u64::from(stage.gateway.starts() + stage.engine.starts());
-    verdict.add("processes end only when told to", lives, wrong);
+    verdict.add_stage(stage, backlog, ended, audit).await?;
     Ok(verdict)
 }
 
 /// What all scenarios expect and were answered, as one.
-pub(super) fn one_ledger(
+fn one_ledger(
     scenarios: &[Scenario],
     recordings: Vec<Recording>,
-) -> Result<(Vec<Expectation>, Vec<Answer>), ChaosError> {
+) -> Result<(Vec<Expectation>, Vec<Answer>), AttackError> {
     let (mut expected, mut answers) = (Vec::new(), Vec::new());
     for (scenario, recording) in scenarios.iter().zip(recordings) {
         let before = expected.len() as u16;
@@ -137,4 +159,19 @@ fn unexpected(scenarios: &[Scenario], recordings: &[Recording]) -> Vec<String> {
         }
     }
     wrong
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_is_counted_and_said() {
+        let mut verdict = Verdict::default();
+        verdict.add("apples", 3, Vec::new());
+        verdict.add("pears", 7, vec!["a worm".to_owned(), "another".to_owned()]);
+        let lines: Vec<_> = verdict.lines.iter().map(|l| (l.check, l.checked, l.wrong)).collect();
+        assert_eq!(lines, [("apples", 3, 0), ("pears", 7, 2)]);
+        assert_eq!(verdict.findings, ["a worm", "another"]);
+    }
 }
