@@ -31,7 +31,7 @@ pub(crate) enum Command {
     ///
     /// Prints the bound address as one line. Paths, after any prefix: /fixed/N, /slow/MS,
     /// /stream/CHUNKS/BYTES/MS, /chunked/CHUNKS/BYTES, /204, /304, /head, /fail/STATUS, /reset,
-    /// /echo, /headers; anything else answers 72 bytes of JSON.
+    /// /echo, /headers, /events/EVENTS/MS, /websocket; anything else answers 72 bytes of JSON.
     Upstream(UpstreamArguments),
     /// Make fresh API keys for the scenarios of this repository.
     ///

@@ -14,6 +14,7 @@ mod observe;
 mod pace;
 mod prepare;
 mod record;
+mod upgrade;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};

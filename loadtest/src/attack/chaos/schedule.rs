@@ -66,10 +66,11 @@ pub type Moment = (Duration, Action);
 pub fn schedule(plan: &Plan) -> Vec<Moment> {
     let mut moments = Vec::new();
     let mut random = Random::new(plan.seed);
-    for (victim, kills) in
-        [(Victim::Gateway, plan.gateway_kills), (Victim::Engine, plan.engine_kills)]
-    {
-        let spans = spread(plan, kills, 0..2000, &mut random);
+    for (victim, kills, dead_ms) in [
+        (Victim::Gateway, plan.gateway_kills, 0..600),
+        (Victim::Engine, plan.engine_kills, 0..4000),
+    ] {
+        let spans = spread(plan, kills, dead_ms, &mut random);
         for (from, to) in spans {
             moments.extend([(from, Action::Kill(victim)), (to, Action::Start(victim))]);
         }
@@ -121,8 +122,11 @@ fn fault(random: &mut Random) -> Option<Fault> {
     Some(match random.within(0..6) {
         0 => Fault::Refuse,
         1 => Fault::Stall,
-        // An insert's header, its first block, or deep inside it.
-        2 => Fault::Cut { after_bytes: random.within(0..200_000) },
+        // Within an insert's header, within its block, or some inserts later.
+        2 => {
+            let most = [500, 8_000, 200_000][random.within(0..3) as usize];
+            Fault::Cut { after_bytes: random.within(0..most) }
+        }
         3 => Fault::Swallow,
         4 => Fault::Delay(Duration::from_millis(random.within(1..300))),
         _ => return None,
