@@ -1,5 +1,6 @@
 //! The attacks: from arguments to a stage, and from what came of it to a report.
 
+use std::io::Write;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -44,12 +45,20 @@ pub(crate) fn chaos(arguments: &ChaosArguments) -> Result<Outcome> {
     finish(&report, &report.findings, stage.json.as_deref())
 }
 
+/// The seed that was asked for, or another. Told at once: a run that never ends is worth repeating.
+fn told(seed: Option<u64>) -> u64 {
+    let seed = seed.unwrap_or_else(Random::seed);
+    // Without standard error, the report still says it.
+    drop(writeln!(std::io::stderr(), "seed {seed}"));
+    seed
+}
+
 /// What was asked for; else a rate at which everything that is killed also works for a while.
 fn chaos_plan(arguments: &ChaosArguments) -> Plan {
     let length_s = arguments.duration_s;
     let every = |seconds: f64| (length_s / seconds).ceil() as u32;
     Plan {
-        seed: arguments.seed.unwrap_or_else(Random::seed),
+        seed: told(arguments.seed),
         length: Duration::from_secs_f64(length_s),
         gateway_kills: arguments.gateway_kills.unwrap_or_else(|| every(5.5)),
         engine_kills: arguments.clickhouse_kills.unwrap_or_else(|| every(18.0)),
@@ -101,7 +110,7 @@ pub(crate) fn disk(arguments: &DiskArguments) -> Result<Outcome> {
 /// The machine loses power.
 pub(crate) fn power(arguments: &PowerArguments) -> Result<Outcome> {
     let scenarios = scenarios(&arguments.load)?;
-    let seed = arguments.seed.unwrap_or_else(Random::seed);
+    let seed = told(arguments.seed);
     let (stage, quiet) = (&arguments.load.stage, arguments.load.stage.quiet);
     let place = Place::of(stage)?;
     isolate_mounts().context("only root can mount a disk for the journal")?;
@@ -120,7 +129,7 @@ pub(crate) fn kills(arguments: &KillsArguments) -> Result<Outcome> {
     let plan = KillPlan {
         kills: arguments.kills,
         every: Duration::from_secs_f64(arguments.every_s),
-        seed: arguments.seed.unwrap_or_else(Random::seed),
+        seed: told(arguments.seed),
     };
     let (stage, quiet) = (&arguments.stage, arguments.stage.quiet);
     let place = Place::of(stage)?;
