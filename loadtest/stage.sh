@@ -48,6 +48,8 @@ listen = ["127.0.0.1:0"]
 [admin]
 listen = "127.0.0.1:0"
 token_file = "admin.token"
+[ingest]
+listen = ""
 [policy]
 paths = ["documents", "policy"]
 [journal]

@@ -68,7 +68,8 @@ pub(crate) enum Command {
     /// Kill the gateway again and again while another program works with it.
     ///
     /// The program finds it by ORBIT_URL, ORBIT_ADMIN_URL, ORBIT_ADMIN_TOKEN_FILE,
-    /// LOADTEST_KEYS_FILE, ORBIT_CLICKHOUSE_URL, _USER, _DATABASE and _PASSWORD_FILE.
+    /// ORBIT_INGEST_URL, ORBIT_INGEST_TOKEN_FILE, LOADTEST_KEYS_FILE, and ORBIT_CLICKHOUSE_URL,
+    /// _USER, _DATABASE and _PASSWORD_FILE.
     #[command(after_help = attack::KILLS_EXAMPLES)]
     Kills(KillsArguments),
     /// Run a program that is killed when its parent thread ends.

@@ -35,7 +35,8 @@ pub(crate) async fn compare(table: &Table) -> Result<Compared, TableError> {
 }
 
 fn differences(rows: &str, sums: &str) -> Compared {
-    let set = |text: &str| text.lines().map(str::to_owned).collect::<std::collections::BTreeSet<_>>();
+    let set =
+        |text: &str| text.lines().map(str::to_owned).collect::<std::collections::BTreeSet<_>>();
     let (rows, sums) = (set(rows), set(sums));
     let differences = rows
         .symmetric_difference(&sums)

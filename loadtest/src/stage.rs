@@ -141,6 +141,8 @@ pub struct Stage {
     pub target: Target,
     /// The gateway's admin API; its token is there once the gateway was started.
     pub admin: Target,
+    /// Where events are taken that do not pass the proxy.
+    pub ingest: Target,
     /// The rows.
     pub table: Table,
     /// The keys scenarios name.
@@ -161,8 +163,8 @@ impl Stage {
         let directory = &settings.directory;
         let system = |what| move |source| StageError::System { what, source };
         make(directory)?;
-        let free = ports::free(5).map_err(system("find free ports"))?;
-        let [proxy, admin, http, tcp, faulty] = free[..] else {
+        let free = ports::free(6).map_err(system("find free ports"))?;
+        let [proxy, admin, ingest, http, tcp, faulty] = free[..] else {
             return Err(system("find free ports")(std::io::ErrorKind::AddrInUse.into()));
         };
         let (upstream, upstream_address) = serve_upstream().map_err(system("serve upstreams"))?;
@@ -197,7 +199,8 @@ impl Stage {
 
         let journal = settings.journal.clone().unwrap_or_else(|| directory.join("journal"));
         let config = directory.join("orbit.toml");
-        let toml = toml(settings, &journal, loopback(proxy), loopback(admin), faults.address());
+        let listen = [proxy, admin, ingest].map(loopback);
+        let toml = toml(settings, &journal, listen, faults.address());
         write(&config, &toml)?;
         let arguments =
             ["gateway".to_owned(), "--config".to_owned(), config.display().to_string()].to_vec();
@@ -208,6 +211,7 @@ impl Stage {
             faults,
             target: target(loopback(proxy)),
             admin: target(loopback(admin)),
+            ingest: target(loopback(ingest)),
             table,
             keys: Arc::new(Keys::read(&fresh.keys_file)?),
             config,
@@ -346,8 +350,7 @@ fn serve_upstream() -> std::io::Result<(Serving, SocketAddr)> {
 fn toml(
     settings: &StageSettings,
     journal: &Path,
-    proxy: SocketAddr,
-    admin: SocketAddr,
+    [proxy, admin, ingest]: [SocketAddr; 3],
     database: SocketAddr,
 ) -> String {
     let StageSettings { segment_bytes, max_bytes, on_full, .. } = settings;
@@ -359,6 +362,9 @@ threads = 2
 [admin]
 listen = "{admin}"
 token_file = "admin.token"
+[ingest]
+listen = "{ingest}"
+token_file = "ingest.token"
 [policy]
 paths = ["policy"]
 watch = false

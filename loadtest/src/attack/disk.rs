@@ -85,7 +85,11 @@ pub async fn run(
         load.watch_for(STEP, &mut view, "the disk has room").await;
     }
     let recovered_s = seconds(&clock);
-    probes.push(("when there is room again", probe(stage, scenario).await?, OnFull::ServeUnmetered));
+    probes.push((
+        "when there is room again",
+        probe(stage, scenario).await?,
+        OnFull::ServeUnmetered,
+    ));
     load.watch_to_end(&mut view).await;
     drop(view);
 
@@ -166,7 +170,9 @@ fn judge(verdict: &mut Verdict, on_full: OnFull, summary: &LoadSummary, unmetere
             wrong.push(format!("{refused} requests were refused"));
         }
         OnFull::ServeUnmetered if unmetered == 0 => {
-            wrong.push("nothing is in sums: the disk was not full, or it was not counted".to_owned());
+            wrong.push(
+                "nothing is in sums: the disk was not full, or it was not counted".to_owned(),
+            );
         }
         _ => {}
     }

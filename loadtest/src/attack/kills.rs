@@ -60,7 +60,7 @@ pub async fn run(
     let failed = (!status.success()).then(|| format!("`{}`: {status}", command.join(" ")));
     verdict.add("the command succeeds", 1, failed.into_iter().collect());
     verdict.add_stage(stage, backlog, stopped, AuditSays::Clean).await?;
-    let few = format!("the gateway was killed {kills} times, not {}: it was over", plan.kills);
+    let few = format!("it was killed {kills} times, not {}: the command was over", plan.kills);
     let wrong = (kills < plan.kills).then_some(few);
     verdict.add("the gateway was killed", u64::from(kills), wrong.into_iter().collect());
     let facts = [
@@ -90,6 +90,8 @@ fn spawn(stage: &Stage, command: &[String]) -> Result<Child, AttackError> {
         ("ORBIT_URL", stage.target.to_string()),
         ("ORBIT_ADMIN_URL", stage.admin.to_string()),
         ("ORBIT_ADMIN_TOKEN_FILE", path(&below("admin.token"))),
+        ("ORBIT_INGEST_URL", stage.ingest.to_string()),
+        ("ORBIT_INGEST_TOKEN_FILE", path(&below("ingest.token"))),
         ("LOADTEST_KEYS_FILE", path(&below("load.env"))),
         ("ORBIT_CLICKHOUSE_URL", stage.table.target.to_string()),
         ("ORBIT_CLICKHOUSE_USER", stage.table.user.clone()),

@@ -53,10 +53,8 @@ pub struct PowerDisk {
 impl PowerDisk {
     /// Makes one below `directory` and mounts it.
     pub async fn make(directory: &Path) -> Result<PowerDisk, AttackError> {
-        let disk = PowerDisk {
-            image: directory.join("disk.ext4"),
-            directory: directory.join("disk"),
-        };
+        let disk =
+            PowerDisk { image: directory.join("disk.ext4"), directory: directory.join("disk") };
         let unmade = |source| AttackError::Disk { what: "make a disk image", source };
         std::fs::create_dir_all(&disk.directory).map_err(unmade)?;
         let image = std::fs::File::create(&disk.image).map_err(unmade)?;
@@ -200,7 +198,11 @@ fn set_aside(recording: &mut Recording, lost_from_us: i64, failed_unix_us: i64) 
 }
 
 /// From now on, whoever asks the kernel is told that the machine was started just now.
-fn another_boot(directory: &Path, began_unix_us: i64, random: &mut Random) -> Result<(), AttackError> {
+fn another_boot(
+    directory: &Path,
+    began_unix_us: i64,
+    random: &mut Random,
+) -> Result<(), AttackError> {
     let failed = |source| AttackError::Disk { what: "pretend another boot", source };
     let (a, b) = (random.next_u64(), random.next_u64());
     let id = format!(

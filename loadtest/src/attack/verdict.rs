@@ -48,7 +48,7 @@ pub struct Verdict {
 
 impl Verdict {
     /// The ledger's lines, to which others are added.
-    fn of(ledger: LedgerVerdict) -> Verdict {
+    fn of(ledger: &LedgerVerdict) -> Verdict {
         let line = |line: &CheckLine| Line {
             check: line.check.says(),
             checked: line.checked,
@@ -121,7 +121,7 @@ pub(super) async fn judge(
     let answered = recordings.iter().map(|recording| recording.record.whole).sum();
     let (expected, answers) = one_ledger(scenarios, recordings)?;
     let ledger = compare(&stage.table, Window::EVER, expected, answers).await?;
-    let mut verdict = Verdict::of(ledger);
+    let mut verdict = Verdict::of(&ledger);
     verdict.add("statuses are expected ones", answered, statuses);
     verdict.add_stage(stage, backlog, ended, audit).await?;
     Ok(verdict)

@@ -147,8 +147,11 @@ fn small_disk(place: &Place, bytes: u64) -> Result<SmallDisk> {
 }
 
 fn scenarios(arguments: &LoadArguments) -> Result<Vec<Scenario>> {
-    let mut scenarios =
-        arguments.scenarios.iter().map(|path| Scenario::read(path)).collect::<Result<Vec<_>, _>>()?;
+    let mut scenarios = arguments
+        .scenarios
+        .iter()
+        .map(|path| Scenario::read(path))
+        .collect::<Result<Vec<_>, _>>()?;
     if let Some(rate) = arguments.rate {
         share_rate(&mut scenarios, rate);
     }
@@ -162,6 +165,8 @@ fn only_scenario(arguments: &LoadArguments) -> Result<(Scenario, f64)> {
     };
     match scenario.rate {
         Rate::PerSecond(per_s) => Ok((scenario, per_s)),
-        Rate::Max => bail!("the scenario must have a rate: what is full speed before is less after"),
+        Rate::Max => {
+            bail!("the scenario must have a rate: what is full speed before is less after")
+        }
     }
 }

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use rustix::process::Signal;
 use crate::clock::Clock;
 use crate::fault::Fault;
 use crate::load::Load;
 use crate::progress::ProgressView;
 use crate::stage::Stage;
 use crate::stage::disk::{Filler, SmallDisk};
+use rustix::process::Signal;
 
 use super::AttackError;
 use super::schedule::{Action, Moment, Victim};
@@ -146,7 +146,8 @@ impl<'a> Attacks<'a> {
             }
             Action::Fill => {
                 if let Some(disk) = self.disk {
-                    let unfilled = |source| AttackError::Disk { what: "fill the journal's disk", source };
+                    let unfilled =
+                        |source| AttackError::Disk { what: "fill the journal's disk", source };
                     self.filler = Some(disk.fill().map_err(unfilled)?);
                     self.tally.fills += 1;
                 }
