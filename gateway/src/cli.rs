@@ -7,6 +7,7 @@
 mod clickhouse;
 mod demo_keys;
 mod gateway;
+mod journal;
 mod key;
 mod migrate;
 mod output;
@@ -45,6 +46,8 @@ enum Command {
     #[command(subcommand)]
     Key(key::Key),
     Migrate(migrate::Migrate),
+    #[command(subcommand)]
+    Journal(journal::Journal),
     Clickhouse(clickhouse::Clickhouse),
 }
 
@@ -70,6 +73,7 @@ pub fn run() -> ExitCode {
         Command::Policy(policy) => policy.run(),
         Command::Key(key) => key.run(),
         Command::Migrate(migrate) => migrate.run(),
+        Command::Journal(journal) => journal.run(),
         Command::Clickhouse(clickhouse) => clickhouse.run(),
     };
     match result {

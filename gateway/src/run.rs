@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use orbit_meter::journal::{Journal, JournalError, JournalSettings};
-use orbit_meter::refusals::{Flusher, Refusals};
+use orbit_meter::refusals::{Flusher, Refusals, RefusalsError};
 use orbit_meter::ship::{ShipError, ShipSettings, Shipper, ShipperHandle};
 use orbit_policy::{Diagnostics, Policy, PolicySettings};
 
@@ -64,6 +64,9 @@ pub enum RunError {
         /// Why not.
         source: JournalError,
     },
+    /// Counts that an earlier process left cannot be read.
+    #[error(transparent)]
+    Refusals(#[from] RefusalsError),
     /// The usage database cannot be used.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -163,7 +166,7 @@ impl Parts {
             RunError::Journal { directory: settings.journal.directory.clone(), source }
         })?;
         let thread = |thread| move |source| RunError::Thread { thread, source };
-        let refusals = Arc::new(Refusals::new(Arc::clone(&journal)));
+        let refusals = Arc::new(Refusals::open(Arc::clone(&journal))?);
         let flusher = refusals.start().map_err(thread("refusals"))?;
         let storage = Storage::start(&settings.clickhouse, program)?;
         let store = storage.handle().store()?;

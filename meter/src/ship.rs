@@ -25,9 +25,9 @@ mod backoff;
 mod deliver;
 mod gather;
 mod ledger;
+mod noted;
 mod pipeline;
 mod progress;
-mod slots;
 mod watermark;
 
 use std::fmt;
@@ -42,10 +42,11 @@ use tokio::sync::Notify;
 
 use crate::clickhouse::Store;
 use crate::journal::{Journal, LaneKey};
+pub use crate::slots::SlotsError;
 use ledger::Ledger;
+pub use noted::acknowledged;
 use pipeline::Pipeline;
 use progress::Progress;
-pub use slots::SlotsError;
 
 /// The arrival time, in unix microseconds, of the oldest request that is not journalled yet; `None`
 /// when there is none. Called about once a second.

@@ -11,10 +11,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::ShipError;
-use super::slots::Slots;
 use crate::journal::{Journal, LaneKey, Position};
+use crate::slots::Slots;
 
-const NAME: &str = "shipping";
+pub(super) const NAME: &str = "shipping";
 const VERSION: u32 = 1;
 
 /// A part of a lane: the frames from `start` up to the sequence of `end`.
