@@ -26,6 +26,7 @@ use clickhouse::query::Query;
 pub use error::{InsertError, StoreError};
 pub use lines::Lines;
 
+use super::native::Totals;
 use super::schema::{self, TABLE};
 use super::{AppliedMigration, ClickHouseSettings, EncodedBlock, MigrateOptions, queries};
 
@@ -147,6 +148,16 @@ impl Store {
             "SELECT count() FROM {TABLE} WHERE batch_id = {batch_id} AND toYYYYMM(ts) = {month}"
         );
         self.number(&sql).await
+    }
+
+    /// What the rows of a batch add up to that are in the table.
+    pub async fn batch_totals(&self, batch_id: u64, month: u32) -> Result<Totals, StoreError> {
+        let sql = format!(
+            "SELECT {} FROM {TABLE} WHERE batch_id = {batch_id} AND toYYYYMM(ts) = {month}",
+            Totals::select_list()
+        );
+        let got = self.query_text(&sql, "TSV").await?;
+        Totals::parse(&got).ok_or(StoreError::Answer { expected: "a batch's totals", got })
     }
 
     /// Deletes what is there of a batch, in the raw table and the projection, and waits until it is
