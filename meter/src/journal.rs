@@ -34,20 +34,24 @@
 //! spare segments and syncs every `sync_interval`. The shipper reads files below the committed
 //! offset, never the mapping.
 
+mod boot;
 mod claim;
 mod error;
 mod frame;
 mod header;
 mod housekeeping;
-mod identity;
 mod lane;
+mod loss;
 mod mapping;
+mod mark;
 mod pool;
 mod reader;
+mod record;
 mod recover;
 mod segment;
 mod shared;
 mod status;
+mod survey;
 
 use std::fs::File;
 use std::io;
@@ -57,7 +61,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use boot::Boot;
 pub use error::{AppendError, JournalError, SegmentError};
+pub use loss::{Loss, LossCause};
 pub use reader::{Frame, LaneReader, ReadError};
 use shared::Shared;
 pub use status::JournalStatus;
@@ -120,19 +126,6 @@ impl Position {
     pub const START: Position = Position { segment: 0, offset: HEADER_BYTES as u64, sequence: 0 };
 }
 
-/// Events that were written and can no longer be read: torn by a power failure or damaged.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Loss {
-    /// Whose.
-    pub lane: LaneKey,
-    /// The first that is missing.
-    pub first_sequence: u64,
-    /// How many are, as far as the writer's own account survived.
-    pub events: u64,
-    /// Their bytes, as far as known.
-    pub bytes: u64,
-}
-
 /// An open journal. Dropping it closes it.
 #[derive(Debug)]
 pub struct Journal {
@@ -146,12 +139,21 @@ impl Journal {
     /// starts the housekeeping thread. A journal without room opens, and says
     /// [`Journal::is_full`]; everything else that is wrong is an error.
     pub fn open(settings: JournalSettings) -> Result<Arc<Journal>, JournalError> {
+        Journal::open_under(settings, &Boot::current())
+    }
+
+    /// As [`Journal::open`], in another run of the machine than this one: what a power failure
+    /// leaves, without one.
+    pub fn open_under(
+        settings: JournalSettings,
+        boot: &Boot,
+    ) -> Result<Arc<Journal>, JournalError> {
         check(&settings)?;
         let path = settings.directory.clone();
         let failed = |source| JournalError::Io { path: path.clone(), source };
         std::fs::create_dir_all(&path).map_err(failed)?;
         let lock = lock(&settings)?;
-        let shared = Arc::new(Shared::open(settings)?);
+        let shared = Arc::new(Shared::open(settings, boot)?);
         shared.replenish(true);
         shared.publish();
         let keeper = Arc::clone(&shared);
@@ -293,9 +295,17 @@ impl Journal {
         self.shared.retire(key)
     }
 
-    /// Events that were written and can no longer be read, as found since opening.
+    /// What is known to be lost: found by this opening or since, or by earlier ones and not noted
+    /// yet. What the numbers mean is said at the top of `loss.rs`.
     pub fn losses(&self) -> Vec<Loss> {
         self.shared.losses()
+    }
+
+    /// These losses are durable elsewhere: later openings do not tell them again. (This one still
+    /// does.) To be called before the position behind a loss is acknowledged, and after the caller
+    /// has made them durable.
+    pub fn losses_noted(&self, losses: &[Loss]) -> io::Result<()> {
+        self.shared.losses_noted(losses)
     }
 
     /// Refuses further events, brings everything to the disk, ends the thread and unlocks the
@@ -309,7 +319,9 @@ impl Journal {
             }
         }
         let Some(lock) = locked(&self.lock).take() else { return };
-        self.shared.sync();
+        if self.shared.sync() {
+            self.shared.seal();
+        }
         self.shared.pool.drain();
         // Not just closed: a child process that is being started holds the file for a moment too.
         if let Err(error) = lock.unlock() {

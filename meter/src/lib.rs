@@ -15,4 +15,5 @@ pub mod event;
 pub mod journal;
 pub mod refusals;
 pub mod ship;
+mod slots;
 mod words;

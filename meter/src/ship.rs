@@ -27,7 +27,6 @@ mod gather;
 mod ledger;
 mod pipeline;
 mod progress;
-mod slots;
 mod watermark;
 
 use std::fmt;
@@ -42,10 +41,10 @@ use tokio::sync::Notify;
 
 use crate::clickhouse::Store;
 use crate::journal::{Journal, LaneKey};
+pub use crate::slots::SlotsError;
 use ledger::Ledger;
 use pipeline::Pipeline;
 use progress::Progress;
-pub use slots::SlotsError;
 
 /// The arrival time, in unix microseconds, of the oldest request that is not journalled yet; `None`
 /// when there is none. Called about once a second.

@@ -2,12 +2,16 @@
 
 #[path = "ship/death.rs"]
 mod death;
+#[path = "journal/disk.rs"]
+mod disk;
 #[path = "ship/drain.rs"]
 mod drain;
 #[path = "ship/faults.rs"]
 mod faults;
 #[path = "ship/fixture.rs"]
 mod fixture;
+#[path = "ship/full.rs"]
+mod full;
 #[path = "ship/proxy.rs"]
 mod proxy;
 

@@ -198,13 +198,10 @@ impl Lane {
     /// Remembers events that were written and can no longer be read; each place once.
     pub(super) fn note_loss(&self, loss: Loss) {
         let mut losses = locked(&self.losses);
-        let is_known = |known: &Loss| known.first_sequence == loss.first_sequence;
-        if losses.iter().any(is_known) {
-            return;
+        if !losses.iter().any(|known| known.is_of(&loss)) {
+            loss.log();
+            losses.push(loss);
         }
-        let Loss { lane, first_sequence, events, bytes } = loss;
-        tracing::error!(?lane, first_sequence, events, bytes, "journalled events are unreadable");
-        losses.push(loss);
     }
 
     pub(super) fn losses(&self) -> Vec<Loss> {

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::ShipError;
-use super::slots::Slots;
 use crate::journal::{Journal, LaneKey, Position};
+use crate::slots::Slots;
 
 const NAME: &str = "shipping";
 const VERSION: u32 = 1;
