@@ -10,12 +10,17 @@
 //! | [`store`] | the HTTP client: inserts that are never guessed about, reads, migrations |
 //! | [`native`] | blocks of `usage_events` in ClickHouse's Native format |
 //! | [`schema`] | numbered migrations and the list of columns |
+//! | [`proof`] | what proves that the rows are complete: the manifest, and known losses |
+//! | [`nodes`] | how far every node has got |
 //! | [`queries`] | the named queries finance starts from |
 //! | [`testing`] | a throwaway engine for tests and load tests |
 
 pub mod engine;
 pub mod native;
+pub mod nodes;
+pub mod proof;
 pub mod queries;
+mod rows;
 pub mod schema;
 pub mod store;
 pub mod testing;
