@@ -269,7 +269,7 @@ impl Parts {
         drop(self.flusher);
         let reachable = self.storage.handle().status().reachable;
         let timeout = if reachable { SHIP_TIMEOUT } else { SHIP_TIMEOUT_AWAY };
-        if let Err(error) = self.shipper.flush(timeout) {
+        if let Err(error) = self.shipper.stop(timeout) {
             tracing::warn!(%error, "the rest is shipped after the next start");
         }
         // Ends its thread: the readiness check holds no more than a weak reference.

@@ -12,6 +12,8 @@ mod faults;
 mod fixture;
 #[path = "ship/full.rs"]
 mod full;
+#[path = "ship/proof.rs"]
+mod proof;
 #[path = "ship/proxy.rs"]
 mod proxy;
 

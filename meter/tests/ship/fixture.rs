@@ -120,6 +120,7 @@ impl Fixture {
         assert_eq!(self.value(doubles), "0", "doubles");
         let seen = self.value("SELECT uniqExact(epoch) FROM usage_events");
         assert_eq!(seen, epochs.to_string(), "epochs");
+        self.assert_proved();
     }
 
     #[track_caller]
@@ -145,6 +146,7 @@ impl Fixture {
                           SETTINGS force_optimize_projection = 1";
         let expected = format!("{n}\t{}\t{n}", n * n.saturating_sub(1) / 2);
         assert_eq!(self.value(projection), expected, "the projection");
+        self.assert_proved();
     }
 }
 

@@ -33,7 +33,8 @@ pub(crate) enum Note {
 
 struct State {
     target: Mutex<Option<SocketAddr>>,
-    fault: Mutex<Option<Fault>>,
+    /// What befalls the next insert into which table.
+    fault: Mutex<Option<(&'static str, Fault)>>,
     notes: Mutex<Sender<Note>>,
 }
 
@@ -73,8 +74,14 @@ impl Proxy {
         *lock(&self.state.target) = Some(SocketAddr::from(([127, 0, 0, 1], http_port)));
     }
 
+    /// For the next batch of events.
     pub(crate) fn arm(&self, fault: Fault) {
-        *lock(&self.state.fault) = Some(fault);
+        self.arm_at("usage_events", fault);
+    }
+
+    /// For the next insert into `table`.
+    pub(crate) fn arm_at(&self, table: &'static str, fault: Fault) {
+        *lock(&self.state.fault) = Some((table, fault));
     }
 
     /// Waits until a fault has happened.
@@ -149,8 +156,10 @@ impl State {
         let mut fault = None;
         let mut held = Vec::new();
         pump(client, |bytes| {
-            if fault.is_none() && bytes.windows(6).any(|window| window == b"INSERT") {
-                fault = lock(&self.fault).take();
+            if fault.is_none() && contains(bytes, b"INSERT") {
+                let mut armed = lock(&self.fault);
+                fault =
+                    armed.take_if(|(table, _)| contains(bytes, table.as_bytes())).map(|it| it.1);
                 swallow.store(
                     matches!(fault, Some(Fault::DropAnswer | Fault::CutAnswer)),
                     Ordering::Release,
@@ -183,6 +192,10 @@ impl State {
             }
         });
     }
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
 }
 
 /// Reads until the end, an error, or `take` says no.
