@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use orbit_meter::journal::{Journal, JournalError, JournalSettings};
 use orbit_meter::refusals::{Flusher, Refusals};
-use orbit_meter::ship::{ShipError, ShipSettings, Shipper, ShipperHandle};
+use orbit_meter::ship::{OldestOpen, ShipError, ShipSettings, Shipper, ShipperHandle};
 use orbit_policy::{Diagnostics, Policy, PolicySettings};
 
 use crate::admin::{self, AdminServer, AdminState, Readiness, Token, TokenError};
@@ -142,6 +142,7 @@ struct Parts {
     admin: AdminServer,
     reloader: Reloader,
     refusals: Arc<Refusals>,
+    counts: Arc<proxy::metrics::Metrics>,
     flusher: Flusher,
     shipper: Arc<ShipperHandle>,
     journal: Arc<Journal>,
@@ -167,7 +168,9 @@ impl Parts {
         let flusher = refusals.start().map_err(thread("refusals"))?;
         let storage = Storage::start(&settings.clickhouse, program)?;
         let store = storage.handle().store()?;
-        let ship_settings = ship_settings(&settings.ship, Arc::clone(&refusals));
+        let counts = Arc::new(proxy::metrics::Metrics::new());
+        let oldest_open = oldest_open(Arc::clone(&counts), Arc::clone(&refusals));
+        let ship_settings = ship_settings(&settings.ship, oldest_open);
         let shipper = Arc::new(Shipper::start(Arc::clone(&journal), store, ship_settings)?);
         let watched = settings.policy.watch;
         let reloader = Reloader::start(
@@ -213,6 +216,7 @@ impl Parts {
             admin,
             reloader,
             refusals,
+            counts,
             flusher,
             shipper,
             journal,
@@ -233,7 +237,8 @@ impl Parts {
             refusals: Arc::clone(&self.refusals),
             pools: Arc::clone(&self.pools),
             clock: Arc::clone(&self.clock),
-            metrics: proxy::metrics::Metrics::new(),
+            metrics: Arc::clone(&self.counts),
+            long_answer: proxy::record::LONG_ANSWER,
             draining: false.into(),
         };
         let server = ProxyServer::bind(Arc::new(edge), &settings.server)?;
@@ -286,11 +291,21 @@ fn journal_settings(settings: &settings::Journal) -> JournalSettings {
     }
 }
 
-fn ship_settings(settings: &settings::Ship, refusals: Arc<Refusals>) -> ShipSettings {
+/// What has no row yet, of requests and of refusals.
+fn oldest_open(counts: Arc<proxy::metrics::Metrics>, refusals: Arc<Refusals>) -> OldestOpen {
+    Arc::new(move || {
+        // In this order: a refused request is open until it is counted among the refusals.
+        let open_us = counts.oldest_open_us();
+        let refused_us = refusals.oldest_us();
+        open_us.into_iter().chain(refused_us).min()
+    })
+}
+
+fn ship_settings(settings: &settings::Ship, oldest_open: OldestOpen) -> ShipSettings {
     ShipSettings {
         max_rows: settings.max_rows,
         max_delay: Duration::from_millis(settings.max_delay_ms),
-        oldest_open_us: Some(Arc::new(move || refusals.oldest_us())),
+        oldest_open_us: Some(oldest_open),
         ..ShipSettings::default()
     }
 }
