@@ -243,10 +243,11 @@ impl ProxyHttp for Proxy {
         end: bool,
         ctx: &mut Exchange,
     ) -> Result<Option<Duration>> {
-        ctx.response_bytes += body.as_ref().map_or(0, |piece| piece.len() as u64);
+        let bytes = body.as_ref().map_or(0, |piece| piece.len() as u64);
+        ctx.response_bytes += bytes;
         if end || ctx.is_whole() {
             ctx.end(&self.0, is_arriving(session, ctx));
-        } else {
+        } else if bytes > 0 {
             ctx.keep_up(&self.0);
         }
         Ok(None)

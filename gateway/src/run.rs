@@ -169,7 +169,7 @@ impl Parts {
         let storage = Storage::start(&settings.clickhouse, program)?;
         let store = storage.handle().store()?;
         let counts = Arc::new(proxy::metrics::Metrics::new());
-        let oldest_open = oldest_open(Arc::clone(&counts), Arc::clone(&refusals));
+        let oldest_open = proxy::open::oldest(Arc::clone(&counts), Arc::clone(&refusals));
         let ship_settings = ship_settings(&settings.ship, oldest_open);
         let shipper = Arc::new(Shipper::start(Arc::clone(&journal), store, ship_settings)?);
         let watched = settings.policy.watch;
@@ -289,16 +289,6 @@ fn journal_settings(settings: &settings::Journal) -> JournalSettings {
         sync_interval: Duration::from_millis(settings.sync_interval_ms),
         max_lanes: settings.max_lanes,
     }
-}
-
-/// What has no row yet, of requests and of refusals.
-fn oldest_open(counts: Arc<proxy::metrics::Metrics>, refusals: Arc<Refusals>) -> OldestOpen {
-    Arc::new(move || {
-        // In this order: a refused request is open until it is counted among the refusals.
-        let open_us = counts.oldest_open_us();
-        let refused_us = refusals.oldest_us();
-        open_us.into_iter().chain(refused_us).min()
-    })
 }
 
 fn ship_settings(settings: &settings::Ship, oldest_open: OldestOpen) -> ShipSettings {

@@ -9,8 +9,7 @@ use crate::settings::Cidr;
 /// The address of the client: the connection's, or behind trusted proxies the nearest one in
 /// `X-Forwarded-For` that is not theirs.
 pub(super) fn address(session: &Session, trusted: &[Cidr]) -> IpAddr {
-    let peer =
-        session.client_addr().and_then(|address| address.as_inet()).map(SocketAddr::ip);
+    let peer = session.client_addr().and_then(|address| address.as_inet()).map(SocketAddr::ip);
     let peer = peer.unwrap_or(IpAddr::from([127, 0, 0, 1]));
     let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(address));
     if trusted.is_empty() || !is_trusted(peer) {

@@ -8,13 +8,27 @@
 //! that stays open for hours holds one of them. Allocates nothing up to [`SECONDS`] of those.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use orbit_meter::refusals::Refusals;
+use orbit_meter::ship::OldestOpen;
+
+use super::metrics::Metrics;
 use crate::clock::Reading;
 
 /// Seconds for which there is room from the start.
 const SECONDS: usize = 64;
 const US_PER_SECOND: i64 = 1_000_000;
+
+/// What the shipper's watermark waits for: requests and refusals without a row.
+pub fn oldest(counts: Arc<Metrics>, refusals: Arc<Refusals>) -> OldestOpen {
+    Arc::new(move || {
+        // In this order: a refused request is open until it is counted among the refusals.
+        let open_us = counts.oldest_open_us();
+        let refused_us = refusals.oldest_us();
+        open_us.into_iter().chain(refused_us).min()
+    })
+}
 
 /// Open requests of one thread.
 #[derive(Debug)]

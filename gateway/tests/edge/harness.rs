@@ -156,6 +156,17 @@ impl Bench {
         Bench::of_policy(text, key, upstream, seen, settings)
     }
 
+    /// In front of an upstream that is there already.
+    pub(crate) fn before(
+        upstream: SocketAddr,
+        limits: &str,
+        adjust: impl FnOnce(&mut Edge),
+    ) -> Bench {
+        let key = ApiKey::generate("test").unwrap();
+        let text = policy_text(upstream, &key, limits);
+        Bench::of_edge(text, key, upstream, Seen::default(), |_| {}, adjust)
+    }
+
     pub(crate) fn of_policy(
         text: String,
         key: ApiKey,
@@ -341,8 +352,13 @@ pub(crate) async fn scripted(answer: Vec<&'static str>) -> (SocketAddr, Arc<Sema
                     if index > 0 {
                         may.acquire().await.unwrap().forget();
                     }
-                    stream.write_all(piece.replace('\n', "\r\n").as_bytes()).await.unwrap();
+                    if stream.write_all(piece.replace('\n', "\r\n").as_bytes()).await.is_err() {
+                        return;
+                    }
                 }
+                let _gone = stream.shutdown().await;
+                // What is not read would turn the end into a reset.
+                while matches!(stream.read(&mut [0; 4096]).await, Ok(1..)) {}
             });
         }
     });
