@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use orbit_meter::journal::{Journal, JournalError, JournalSettings};
 use orbit_meter::refusals::{Flusher, Refusals, RefusalsError};
-use orbit_meter::ship::{ShipError, ShipSettings, Shipper, ShipperHandle};
+use orbit_meter::ship::{OldestOpen, ShipError, ShipSettings, Shipper, ShipperHandle};
 use orbit_policy::{Diagnostics, Policy, PolicySettings};
 
 use crate::admin::{self, AdminServer, AdminState, Readiness, Token, TokenError};
@@ -146,6 +146,7 @@ struct Parts {
     admin: AdminServer,
     reloader: Reloader,
     refusals: Arc<Refusals>,
+    counts: Arc<proxy::metrics::Metrics>,
     flusher: Flusher,
     shipper: Arc<ShipperHandle>,
     journal: Arc<Journal>,
@@ -179,7 +180,9 @@ impl Parts {
         let flusher = refusals.start().map_err(thread("refusals"))?;
         let storage = Storage::start(&settings.clickhouse, program)?;
         let store = storage.handle().store()?;
-        let ship_settings = ship_settings(&settings.ship, Arc::clone(&refusals));
+        let counts = Arc::new(proxy::metrics::Metrics::new());
+        let oldest_open = proxy::open::oldest(Arc::clone(&counts), Arc::clone(&refusals));
+        let ship_settings = ship_settings(&settings.ship, oldest_open);
         let shipper = Arc::new(Shipper::start(Arc::clone(&journal), store, ship_settings)?);
         let watched = settings.policy.watch;
         let reloader = Reloader::start(
@@ -225,6 +228,7 @@ impl Parts {
             admin,
             reloader,
             refusals,
+            counts,
             flusher,
             shipper,
             journal,
@@ -246,7 +250,8 @@ impl Parts {
             refusals: Arc::clone(&self.refusals),
             pools: Arc::clone(&self.pools),
             clock: Arc::clone(&self.clock),
-            metrics: proxy::metrics::Metrics::new(),
+            metrics: Arc::clone(&self.counts),
+            long_answer: proxy::record::LONG_ANSWER,
             draining: false.into(),
         };
         let server = ProxyServer::bind(Arc::new(edge), &settings.server)?;
@@ -294,11 +299,11 @@ fn journal_settings(settings: &settings::Journal) -> JournalSettings {
     }
 }
 
-fn ship_settings(settings: &settings::Ship, refusals: Arc<Refusals>) -> ShipSettings {
+fn ship_settings(settings: &settings::Ship, oldest_open: OldestOpen) -> ShipSettings {
     ShipSettings {
         max_rows: settings.max_rows,
         max_delay: Duration::from_millis(settings.max_delay_ms),
-        oldest_open_us: Some(Arc::new(move || refusals.oldest_us())),
+        oldest_open_us: Some(oldest_open),
         ..ShipSettings::default()
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use orbit_meter::audit::{Check, Options, Report, Scope, audit};
 use orbit_meter::clickhouse::engine::Engine;
 use orbit_meter::clickhouse::native::ROW_DIGEST;
-use orbit_meter::clickhouse::nodes::{LaneWatermark, NodeState, Node};
+use orbit_meter::clickhouse::nodes::{LaneWatermark, Node, NodeState};
 use orbit_meter::clickhouse::{ClickHouseSettings, MigrateOptions, Store, testing};
 
 #[test]
