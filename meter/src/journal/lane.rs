@@ -84,11 +84,12 @@ impl Lane {
             self.rotate(writer, pool, frame_bytes)?;
         }
         let sequence = writer.next_sequence;
-        let frame = &mut writer.tail.vacant()[..frame_bytes];
-        frame::write(frame, writer.seed, sequence, event);
         let LaneKey { node, epoch, lane } = self.key;
         let id = EventId { node, epoch, lane, sequence };
+        // Before the first byte: recovery takes a whole frame for written, committed or not.
         note(id);
+        let frame = &mut writer.tail.vacant()[..frame_bytes];
+        frame::write(frame, writer.seed, sequence, event);
         writer.next_sequence = sequence + 1;
         writer.tail.commit(frame_bytes, writer.next_sequence);
         Ok(id)
