@@ -1,0 +1,182 @@
+//! Bringing the tables into step with the journal at a start; what and why is told in `index`.
+//!
+//! A start that dies in here is repeated by the next: a table keeps the stamp of the opening that
+//! left it until everything that opening left in doubt is settled.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::generation::{Generation, Key, Opened, Stamp, files};
+use super::index::{IndexError, IndexSettings, Tables};
+use crate::durable::sync_directory;
+use crate::event::{EventId, Kind, View};
+use crate::journal::{Journal, LaneKey};
+
+/// What was shipped, by lane: sequences below are in ClickHouse.
+type Shipped = BTreeMap<LaneKey, u64>;
+
+/// Opens the tables in the journal's directory; `shipped` is asked when a power failure left doubt.
+pub(super) fn open(
+    journal: &Arc<Journal>,
+    settings: &IndexSettings,
+    now_us: i64,
+    shipped: impl FnOnce() -> Result<Shipped, IndexError>,
+) -> Result<Tables, IndexError> {
+    let ours = Stamp { node: journal.node(), epoch: journal.epoch(), boot: settings.boot };
+    // Until everything is settled, what is made agrees with no start of the machine.
+    let mut tables = Tables::new(journal, settings, Stamp { boot: None, ..ours });
+    let directory = tables.directory().to_owned();
+    let failed = |source| IndexError::Io { directory: directory.clone(), source };
+    std::fs::create_dir_all(&directory)
+        .and_then(|()| sync_directory(journal.directory()))
+        .map_err(failed)?;
+    let damaged = tables.find().map_err(failed)?;
+    let doubtful: Vec<usize> = (0..tables.live.len())
+        .filter(|index| {
+            let table = &tables.live[*index];
+            let boot = table.stamped().boot;
+            !table.is_at_rest() && (boot.is_none() || boot != settings.boot)
+        })
+        .collect();
+    for (index, table) in tables.live.iter().enumerate() {
+        if !doubtful.contains(&index) {
+            resolve(table, journal);
+        }
+    }
+    let is_new = tables.live.is_empty();
+    if !doubtful.is_empty() {
+        let shipped = shipped()?;
+        for index in doubtful.iter().copied() {
+            let anew = rebuild(&directory, &tables.live[index], journal, &shipped, now_us);
+            tables.live[index] = Arc::new(anew.map_err(failed)?);
+        }
+    }
+    if is_new {
+        if journal.epoch() > 1 {
+            tracing::warn!(
+                ?directory,
+                "no index of ingested events was found: what was ingested and shipped earlier \
+                 would be counted again if it were sent again"
+            );
+        }
+        tables.grow(now_us).map_err(failed)?;
+    }
+    if is_new || !doubtful.is_empty() || !damaged.is_empty() {
+        tables.enter_journalled(journal, now_us).map_err(failed)?;
+    }
+    for path in damaged {
+        set_aside(&path).map_err(failed)?;
+    }
+    tables.take_over(ours, now_us).map_err(failed)?;
+    Ok(tables)
+}
+
+impl Tables {
+    /// Opens what is in the directory; returns what cannot be used.
+    fn find(&mut self) -> io::Result<Vec<PathBuf>> {
+        let mut damaged = Vec::new();
+        for (serial, path) in files(self.directory())? {
+            self.next_serial = serial + 1;
+            match Generation::open(path, serial)? {
+                Opened::Whole(table) => self.live.push(Arc::new(table)),
+                Opened::Damaged(path) => damaged.push(path),
+            }
+        }
+        Ok(damaged)
+    }
+
+    /// Enters every ingested event that the journal holds and the tables do not.
+    fn enter_journalled(&mut self, journal: &Journal, now_us: i64) -> io::Result<()> {
+        let (mut seen, mut entered) = (0_u64, 0_u64);
+        for lane in journal.lanes() {
+            let Some(mut reader) = journal.reader(lane, None) else { continue };
+            while let Some(frame) = reader.read().map_err(io::Error::other)? {
+                let Ok(row) = View::decode(frame.row) else { continue };
+                if row.kind() != Kind::Ingested {
+                    continue;
+                }
+                seen += 1;
+                let key = Key::of(row.request_id());
+                if !self.contains(key) {
+                    self.vacant(key, now_us)?.0.place(key, frame.id, now_us);
+                    entered += 1;
+                }
+            }
+        }
+        tracing::info!(seen, entered, "the journal's ingested events are in the index");
+        Ok(())
+    }
+
+    /// From here on the last table is this opening's to write, and the others are at rest.
+    fn take_over(&mut self, ours: Stamp, now_us: i64) -> io::Result<()> {
+        self.stamp = ours;
+        self.expire(now_us)?;
+        // A table's entries are of one node: their ids do not say which.
+        if self.live.last().is_none_or(|table| table.stamped().node != ours.node) {
+            self.grow(now_us)?;
+        }
+        let Some((last, former)) = self.live.split_last() else { return Ok(()) };
+        for table in former.iter().filter(|table| !table.is_at_rest()) {
+            table.sync()?;
+            table.rest()?;
+        }
+        // What an earlier process wrote may not be on the disk yet.
+        last.sync()?;
+        last.stamp(ours);
+        last.sync()
+    }
+}
+
+/// Settles the entry that was being written when the process died.
+fn resolve(table: &Generation, journal: &Journal) {
+    let Some(slot) = table.in_flight() else { return table.settle() };
+    match table.entry(slot) {
+        Some((_, id)) if journal.holds(id) => table.settle(),
+        _ => table.revoke(),
+    }
+}
+
+/// Writes the table anew, without the events that the power failure took from the journal.
+fn rebuild(
+    directory: &Path,
+    table: &Generation,
+    journal: &Journal,
+    shipped: &Shipped,
+    now_us: i64,
+) -> io::Result<Generation> {
+    let stamp = table.stamped();
+    let mut ends: BTreeMap<LaneKey, u64> = BTreeMap::new();
+    let mut is_lost = |id: EventId| {
+        // Earlier openings were synced, table and journal, when this one began.
+        if id.epoch != stamp.epoch {
+            return false;
+        }
+        let lane = Generation::lane(id);
+        let end = *ends.entry(lane).or_insert_with(|| {
+            let written = journal.next_sequence(lane).unwrap_or(0);
+            written.max(shipped.get(&lane).copied().unwrap_or(0))
+        });
+        id.sequence >= end
+    };
+    let anew = Generation::draft(directory, table.serial(), table.slots(), stamp)?;
+    let mut lost = 0_u64;
+    for (key, id) in table.all() {
+        if is_lost(id) {
+            lost += 1;
+        } else {
+            anew.place(key, id, now_us);
+        }
+    }
+    let entries = anew.entries();
+    tracing::warn!(entries, lost, "an index of ingested events was restored after a power failure");
+    anew.publish()
+}
+
+/// Keeps a file nobody can use for whoever wants to look at it.
+fn set_aside(path: &Path) -> io::Result<()> {
+    let aside = path.with_extension("damaged");
+    tracing::error!(path = ?aside, "damaged index of ingested events set aside");
+    std::fs::rename(path, aside)
+}
