@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 pub use cidr::{Cidr, CidrError};
 use document::Document;
 pub use sections::{
-    Admin, ClickHouse, ClickHouseMode, Journal, LimitSettings, Log, LogFormat, OnFull, PolicyFiles,
-    Server, Ship, TlsListener,
+    Admin, ClickHouse, ClickHouseMode, Ingest, Journal, LimitSettings, Log, LogFormat, OnFull,
+    PolicyFiles, Server, Ship, TlsListener,
 };
 
 #[cfg(test)]
@@ -34,6 +34,8 @@ pub struct Settings {
     pub server: Server,
     /// `[admin]`: the operators' listener.
     pub admin: Admin,
+    /// `[ingest]`: where usage that does not pass the proxy is sent to.
+    pub ingest: Ingest,
     /// `[policy]`: where the policy documents are.
     pub policy: PolicyFiles,
     /// `[journal]`: where usage events are kept until they are shipped.
@@ -132,6 +134,7 @@ impl Settings {
             match name {
                 "server" => document.read(&mut settings.server, value, at),
                 "admin" => document.read(&mut settings.admin, value, at),
+                "ingest" => document.read(&mut settings.ingest, value, at),
                 "policy" => document.read(&mut settings.policy, value, at),
                 "journal" => document.read(&mut settings.journal, value, at),
                 "clickhouse" => document.read(&mut settings.clickhouse, value, at),
@@ -139,8 +142,8 @@ impl Settings {
                 "log" => document.read(&mut settings.log, value, at),
                 _ => at.push(document.problem(
                     name,
-                    "unknown section, expected one of `server`, `admin`, `policy`, `journal`, \
-                     `clickhouse`, `ship`, `log`",
+                    "unknown section, expected one of `server`, `admin`, `ingest`, `policy`, \
+                     `journal`, `clickhouse`, `ship`, `log`",
                 )),
             }
         }
@@ -162,6 +165,7 @@ impl Settings {
             .chain(&mut self.policy.paths)
             .chain([
                 &mut self.admin.token_file,
+                &mut self.ingest.token_file,
                 &mut self.journal.directory,
                 &mut self.clickhouse.data,
             ])

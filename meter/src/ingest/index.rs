@@ -289,7 +289,7 @@ impl Tables {
         let table = table.publish()?;
         self.next_serial = serial + 1;
         self.live.push(Arc::new(table));
-        tracing::info!(serial, slots, "another table of ingested events");
+        tracing::debug!(serial, slots, "another table of ingested events");
         Ok(())
     }
 

@@ -105,7 +105,9 @@ impl Tables {
                 }
             }
         }
-        tracing::info!(seen, entered, "the journal's ingested events are in the index");
+        if seen > 0 {
+            tracing::info!(seen, entered, "the journal's ingested events are in the index");
+        }
         Ok(())
     }
 
