@@ -1,9 +1,9 @@
 //! A quantity as it is written, to the last digit: never a float on the way.
 
 /// Fraction digits of a quantity: its unit is 1e-9.
-const SCALE: i64 = 9;
+const SCALE: i32 = 9;
 /// Digits of a quantity, fraction included: Decimal(38, 9).
-const MAX_DIGITS: i64 = 38;
+const MAX_DIGITS: u32 = 38;
 /// Longest text that is read.
 const MAX_BYTES: usize = 128;
 
@@ -54,15 +54,15 @@ pub(super) fn nano(text: &str) -> Result<i128, QuantityError> {
         return Err(QuantityError::Negative);
     }
     let trailing = digits.len() - digits.trim_end_matches('0').len();
-    let shift = SCALE + exponent - fraction.len() as i64 + trailing as i64;
-    if shift < 0 {
-        return Err(QuantityError::TooPrecise);
-    }
-    if significant.len() as i64 + shift > MAX_DIGITS {
+    // All of them at most MAX_BYTES.
+    let [trailing, fraction] = [trailing, fraction.len()].map(|count| (count as u32).cast_signed());
+    let shift = SCALE + exponent + trailing - fraction;
+    let Ok(shift) = u32::try_from(shift) else { return Err(QuantityError::TooPrecise) };
+    if significant.len() as u32 + shift > MAX_DIGITS {
         return Err(QuantityError::TooLarge);
     }
     let value: i128 = significant.parse().map_err(|_| QuantityError::TooLarge)?;
-    Ok(value * 10_i128.pow(shift as u32))
+    Ok(value * 10_i128.pow(shift))
 }
 
 fn are_digits(text: &str) -> bool {
@@ -70,12 +70,12 @@ fn are_digits(text: &str) -> bool {
 }
 
 /// An exponent of at most four digits: one that is longer is no quantity's.
-fn exponent_of(text: &str) -> Result<i64, QuantityError> {
+fn exponent_of(text: &str) -> Result<i32, QuantityError> {
     let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
     if !are_digits(digits) || digits.len() > 4 {
         return Err(QuantityError::NotANumber);
     }
-    let value: i64 = digits.parse().map_err(|_| QuantityError::NotANumber)?;
+    let value: i32 = digits.parse().map_err(|_| QuantityError::NotANumber)?;
     Ok(if text.starts_with('-') { -value } else { value })
 }
 

@@ -119,16 +119,11 @@ pub(super) fn usage<'a>(
     let tenant = snapshot.tenant(id).ok_or_else(|| {
         Refusal::new(Reason::UnknownTenant, format!("no tenant has the id {id:.64}"))
     })?;
-    let app = match app.filter(|id| !id.is_empty()) {
-        None => "",
-        Some(id) => match snapshot.app(&id) {
-            Some(app) => &app.id,
-            None => {
-                let detail = format!("no app has the id {id:.64}");
-                return Err(Refusal::new(Reason::UnknownApp, detail));
-            }
-        },
-    };
+    let app = app.filter(|id| !id.is_empty());
+    let app = app.map_or(Ok(""), |id| match snapshot.app(&id) {
+        Some(app) => Ok(&*app.id),
+        None => Err(Refusal::new(Reason::UnknownApp, format!("no app has the id {id:.64}"))),
+    })?;
     let plan = &snapshot.plan_of(tenant).id;
     Ok(Usage { request_id, ts_us, quantity_nano, meter, tenant, plan, app })
 }
