@@ -12,6 +12,7 @@ pub mod cpu;
 mod fetch;
 pub mod fresh_keys;
 pub mod generator;
+pub mod ingest;
 pub mod keys;
 pub mod ledger;
 pub mod limit;

@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => commands::run(&arguments),
         Command::Compare(arguments) => commands::compare(&arguments),
         Command::Reload(arguments) => commands::reload(&arguments),
+        Command::Ingest(arguments) => commands::ingest(&arguments),
     };
     match done {
         Ok(Outcome::AsExpected) => ExitCode::SUCCESS,

@@ -221,7 +221,10 @@ impl Table {
         lanes.ok_or(TableError::Malformed { expected: "lanes" })
     }
 
-    async fn numbers<const N: usize>(&self, sql: &str) -> Result<Vec<[u64; N]>, TableError> {
+    pub(crate) async fn numbers<const N: usize>(
+        &self,
+        sql: &str,
+    ) -> Result<Vec<[u64; N]>, TableError> {
         let answer = text(&self.target, self.query(sql).await?, ANSWER_TIMEOUT).await?;
         let line = |line: &str| -> Option<[u64; N]> {
             let fields: Option<Vec<u64>> = line.split('\t').map(|n| n.parse().ok()).collect();
@@ -231,7 +234,7 @@ impl Table {
         lines.ok_or(TableError::Malformed { expected: "lines of numbers" })
     }
 
-    async fn query(&self, sql: &str) -> Result<Response<Incoming>, TableError> {
+    pub(crate) async fn query(&self, sql: &str) -> Result<Response<Incoming>, TableError> {
         let mut request = Request::new(Full::new(Bytes::copy_from_slice(sql.as_bytes())));
         *request.method_mut() = Method::POST;
         let mut password = HeaderValue::from_str(self.password.expose())?;
