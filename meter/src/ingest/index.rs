@@ -23,7 +23,8 @@
 //! | settling the slot | 0 | whole | the event | nothing to do |
 //!
 //! So the two agree whenever a start has looked, which is before anything is shipped: an answer of
-//! the journal ([`Journal::holds`]) is certain only then. The slot in flight was the last to be
+//! the journal ([`Journal::holds`]), and of the shipping cursor for what the journal has forgotten,
+//! is certain only then. The slot in flight was the last to be
 //! taken, so emptying it breaks no chain of probes.
 //!
 //! # After a power failure

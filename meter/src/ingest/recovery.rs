@@ -40,17 +40,21 @@ pub(super) fn open(
             !table.is_at_rest() && (boot.is_none() || boot != settings.boot)
         })
         .collect();
-    for (index, table) in tables.live.iter().enumerate() {
-        if !doubtful.contains(&index) {
-            resolve(table, journal);
-        }
-    }
     let is_new = tables.live.is_empty();
-    if !doubtful.is_empty() {
-        let shipped = shipped()?;
-        for index in doubtful.iter().copied() {
-            let anew = rebuild(&directory, &tables.live[index], journal, &shipped, now_us);
-            tables.live[index] = Arc::new(anew.map_err(failed)?);
+    let is_in_doubt = |table: &Arc<Generation>| table.in_flight().is_some();
+    let shipped = if doubtful.is_empty() && !tables.live.iter().any(is_in_doubt) {
+        Shipped::new()
+    } else {
+        shipped()?
+    };
+    let witness = Witness { journal, shipped };
+    for index in 0..tables.live.len() {
+        let table = &tables.live[index];
+        if doubtful.contains(&index) {
+            let anew = rebuild(&directory, table, &witness, now_us).map_err(failed)?;
+            tables.live[index] = Arc::new(anew);
+        } else {
+            resolve(table, &witness);
         }
     }
     if is_new {
@@ -131,11 +135,26 @@ impl Tables {
     }
 }
 
+/// Who knows which events were written.
+struct Witness<'a> {
+    journal: &'a Journal,
+    shipped: Shipped,
+}
+
+impl Witness<'_> {
+    /// The event is in the journal, or was and is in ClickHouse: of a lane whose segments are all
+    /// shipped and removed, only the cursor tells.
+    fn saw(&self, id: EventId) -> bool {
+        let shipped = self.shipped.get(&Generation::lane(id));
+        self.journal.holds(id) || shipped.is_some_and(|end| id.sequence < *end)
+    }
+}
+
 /// Settles the entry that was being written when the process died.
-fn resolve(table: &Generation, journal: &Journal) {
+fn resolve(table: &Generation, witness: &Witness<'_>) {
     let Some(slot) = table.in_flight() else { return table.settle() };
     match table.entry(slot) {
-        Some((_, id)) if journal.holds(id) => table.settle(),
+        Some((_, id)) if witness.saw(id) => table.settle(),
         _ => table.revoke(),
     }
 }
@@ -144,31 +163,18 @@ fn resolve(table: &Generation, journal: &Journal) {
 fn rebuild(
     directory: &Path,
     table: &Generation,
-    journal: &Journal,
-    shipped: &Shipped,
+    witness: &Witness<'_>,
     now_us: i64,
 ) -> io::Result<Generation> {
     let stamp = table.stamped();
-    let mut ends: BTreeMap<LaneKey, u64> = BTreeMap::new();
-    let mut is_lost = |id: EventId| {
-        // Earlier openings were synced, table and journal, when this one began.
-        if id.epoch != stamp.epoch {
-            return false;
-        }
-        let lane = Generation::lane(id);
-        let end = *ends.entry(lane).or_insert_with(|| {
-            let written = journal.next_sequence(lane).unwrap_or(0);
-            written.max(shipped.get(&lane).copied().unwrap_or(0))
-        });
-        id.sequence >= end
-    };
     let anew = Generation::draft(directory, table.serial(), table.slots(), stamp)?;
     let mut lost = 0_u64;
     for (key, id) in table.all() {
-        if is_lost(id) {
-            lost += 1;
-        } else {
+        // Earlier openings were synced, table and journal, when this one began.
+        if id.epoch != stamp.epoch || witness.saw(id) {
             anew.place(key, id, now_us);
+        } else {
+            lost += 1;
         }
     }
     let entries = anew.entries();

@@ -352,6 +352,62 @@ fn a_death_at_every_step_leaves_index_and_journal_in_agreement() {
     assert_eq!(world.all().len(), steps.len());
 }
 
+/// The corner in which the shipping cursor alone knows that events were counted: all of the lane's
+/// segments that held them are shipped and removed, and the power fails before the next one is on
+/// the disk. The header's page, besides, is one of a moment when an entry was in flight.
+#[test]
+fn what_was_shipped_stays_known_when_nothing_of_its_lane_is_left() {
+    let mut world = World::new();
+    let table = world.home.join("ingest/00000000.index");
+    let mut header = Vec::new();
+    let mut catch = |step| {
+        if step == Step::Appended {
+            header = fs::read(&table).expect("readable")[..PAGE].to_vec();
+        }
+    };
+    let recorded = world.index.record_in_steps(&event(0), NOW_US, &mut catch).expect("room");
+    let Recorded::New(first) = recorded else { panic!("it is new") };
+    let lane = LaneKey { node: first.node, epoch: first.epoch, lane: first.lane };
+    let mut reader = world.journal.reader(lane, None).expect("a lane");
+    // Until an event is in the second segment.
+    let mut next = 1;
+    let shipped = loop {
+        let before = reader.position().sequence;
+        if reader.read().expect("readable").is_none() {
+            world.record_quickly(next);
+            next += 1;
+        } else if reader.position().segment > 0 {
+            break before;
+        }
+    };
+    world.index.sync().expect("synced");
+    world.cursors.insert(lane, shipped);
+    let end = Position { segment: 1, sequence: shipped, ..Position::START };
+    world.journal.acknowledge(lane, end).expect("removed");
+
+    let home = world.place("power");
+    image(&world.home, &home);
+    for entry in fs::read_dir(&home).expect("readable") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_some_and(|extension| extension == "segment") {
+            fs::remove_file(path).expect("there");
+        }
+    }
+    let table = home.join("ingest/00000000.index");
+    let mut bytes = fs::read(&table).expect("readable");
+    bytes[..PAGE].copy_from_slice(&header);
+    fs::write(&table, bytes).expect("writable");
+    world.boot += 1;
+    world.journal.close();
+    let journal = journal(&home);
+    let tables = open_index(&journal, world.boot, &world.cursors);
+    let index = IngestIndex::with(Arc::clone(&journal), tables);
+    assert!(shipped > 10 && next > shipped, "{shipped} of {next} were shipped");
+    for key in 0..next {
+        assert_eq!(index.contains(id_of(key)), key < shipped, "key {key}");
+    }
+}
+
 #[test]
 fn tables_grow_and_are_dropped_when_all_in_them_is_old() {
     let directory = tempfile::tempdir().expect("a directory");
