@@ -446,6 +446,11 @@ impl Snapshot {
         Some(usage.collect())
     }
 
+    /// An app by its id.
+    pub fn app(&self, id: &str) -> Option<&App> {
+        self.apps.iter().find(|app| &*app.id == id)
+    }
+
     /// The plan a tenant is on.
     pub fn plan_of(&self, tenant: &Tenant) -> &Plan {
         &self.plans[tenant.plan as usize]

@@ -261,6 +261,14 @@ impl Ledger {
     }
 }
 
+/// How far each lane is shipped, as last made durable: sequences below are in ClickHouse.
+pub(crate) fn shipped(journal: &Journal) -> Result<BTreeMap<LaneKey, u64>, ShipError> {
+    let (_, stored) = Slots::open(journal.directory(), NAME)?;
+    let Some(bytes) = stored else { return Ok(BTreeMap::new()) };
+    let cursors = parse(&bytes)?.cursors.into_iter();
+    Ok(cursors.map(|cursor| (cursor.lane, cursor.position.sequence)).collect())
+}
+
 /// A token no batch was ever sent under.
 pub(super) fn token(batch_id: u64) -> String {
     match getrandom::u64() {
