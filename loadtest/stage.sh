@@ -50,6 +50,8 @@ listen = "127.0.0.1:0"
 token_file = "admin.token"
 [policy]
 paths = ["documents", "policy"]
+[limits]
+directory = "state"
 [journal]
 directory = "journal"
 [clickhouse]
