@@ -52,6 +52,8 @@ token_file = "admin.token"
 listen = ""
 [policy]
 paths = ["documents", "policy"]
+[limits]
+directory = "state"
 [journal]
 directory = "journal"
 [clickhouse]

@@ -136,7 +136,8 @@ fn a_policy_mistake_stops_the_gateway_before_anything_listens() {
     let file = home.path().join("orbit.toml");
     fs::create_dir(home.path().join("policy")).expect("made");
     fs::write(home.path().join("policy/a.toml"), "[[tenant]]\nid = 5\n").expect("written");
-    let text = "[admin]\ntoken_file = \"token\"\n[journal]\ndirectory = \"journal\"\n";
+    let text = "[admin]\ntoken_file = \"token\"\n[limits]\ndirectory = \"state\"\n\
+                [journal]\ndirectory = \"journal\"\n";
     fs::write(&file, text).expect("written");
     let refused = orbit(&["gateway", "--config", file.to_str().expect("text")]);
     assert_eq!(refused.status.code(), Some(1));
