@@ -151,11 +151,21 @@ fn verify_names_the_place_of_every_damage() {
     let whole = orbit(&["verify"], &directory);
     assert!(stdout(&whole).starts_with("ok: 20000 events in "), "{}", stdout(&whole));
     let entries = fs::read_dir(&directory).expect("a directory");
-    let mut segments: Vec<PathBuf> = entries
+    // In the order of the lane, which is that of the index in their headers.
+    let mut segments: Vec<(u32, PathBuf)> = entries
         .map(|entry| entry.expect("readable").path())
         .filter(|path| path.extension().is_some_and(|it| it == "segment"))
+        .map(|path| {
+            let mut index = [0; 4];
+            let file = fs::File::open(&path).expect("there");
+            file.read_exact_at(&mut index, 28).expect("a header page");
+            (u32::from_le_bytes(index), path)
+        })
         .collect();
+    // Unused ones, of index 0, have no committed offset.
+    segments.retain(|(_, path)| fs::read(path).expect("readable")[64..72] != [0; 8]);
     segments.sort();
+    let segments: Vec<PathBuf> = segments.into_iter().map(|(_, path)| path).collect();
     let write = |path: &Path, at: u64| {
         let file = fs::File::options().write(true).open(path).expect("there");
         file.write_all_at(&[0xFF; 2], at).expect("writable");
