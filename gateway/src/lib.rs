@@ -11,6 +11,7 @@ pub mod background;
 pub mod cli;
 pub mod clock;
 pub mod demo;
+pub mod limit_state;
 pub mod proxy;
 pub mod reload;
 pub mod run;

@@ -1,10 +1,10 @@
 //! The whole process, from settings to a clean end.
 //!
 //! Owns the order in which the parts start and stop. Guarantees that nothing listens before the
-//! policy is in force and the journal is open, and that at the end what was recorded is shipped
-//! before the engine stops: listeners, requests in flight, refusals, shipper, journal, engine, each
-//! within a bounded time. A part that fails to stop is logged and does not keep the others from
-//! stopping.
+//! policy is in force with what its limits had spent, and the journal is open, and that at the end
+//! what was recorded is shipped before the engine stops: listeners, requests in flight, limits,
+//! refusals, shipper, journal, engine, each within a bounded time. A part that fails to stop is
+//! logged and does not keep the others from stopping.
 
 mod checks;
 mod signals;
@@ -17,12 +17,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use orbit_meter::journal::{Journal, JournalError, JournalSettings};
-use orbit_meter::refusals::{Flusher, Refusals};
+use orbit_meter::refusals::{Flusher, Refusals, RefusalsError};
 use orbit_meter::ship::{ShipError, ShipSettings, Shipper, ShipperHandle};
 use orbit_policy::{Diagnostics, Policy, PolicySettings};
 
 use crate::admin::{self, AdminServer, AdminState, Readiness, Token, TokenError};
 use crate::clock::Clock;
+use crate::limit_state::{LimitState, LimitStateError, Saver};
 use crate::proxy::{self, Edge};
 use crate::reload::{self, Reloader};
 use crate::server::{ProxyServer, Running, ServerError};
@@ -53,9 +54,9 @@ pub enum RunError {
     /// The admin token cannot be had.
     #[error(transparent)]
     Token(#[from] TokenError),
-    /// The operating system gave no random bytes.
-    #[error("the operating system gave no random bytes")]
-    Random(#[source] getrandom::Error),
+    /// What limits have spent cannot be kept.
+    #[error(transparent)]
+    LimitState(#[from] LimitStateError),
     /// The journal could not be opened.
     #[error("the journal in {} cannot be opened", directory.display())]
     Journal {
@@ -64,6 +65,9 @@ pub enum RunError {
         /// Why not.
         source: JournalError,
     },
+    /// Counts that an earlier process left cannot be read.
+    #[error(transparent)]
+    Refusals(#[from] RefusalsError),
     /// The usage database cannot be used.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -147,6 +151,7 @@ struct Parts {
     journal: Arc<Journal>,
     storage: Storage,
     upkeep: Upkeep,
+    limits: Saver,
 }
 
 impl Parts {
@@ -156,14 +161,21 @@ impl Parts {
         let metrics = Metrics::install()?;
         let token = Token::load_or_create(&settings.admin.token_file)?;
         let paths = settings.policy.paths.clone();
-        let (policy, loaded) = reload::start_policy(&paths, &policy_settings(&settings)?, &clock)
-            .map_err(RunError::Policy)?;
+        let limit_state = LimitState::open(&settings.limits.directory)?;
+        let policy_settings = PolicySettings {
+            max_dynamic_keys: settings.policy.max_dynamic_keys,
+            hash_key: limit_state.hash_key(),
+        };
+        let (policy, loaded) =
+            reload::start_policy(&paths, &policy_settings, &clock).map_err(RunError::Policy)?;
+        let after_crash = settings.limits.after_crash;
+        let limits = limit_state.resume(Arc::clone(&policy), Arc::clone(&clock), after_crash)?;
 
         let journal = Journal::open(journal_settings(&settings.journal)).map_err(|source| {
             RunError::Journal { directory: settings.journal.directory.clone(), source }
         })?;
         let thread = |thread| move |source| RunError::Thread { thread, source };
-        let refusals = Arc::new(Refusals::new(Arc::clone(&journal)));
+        let refusals = Arc::new(Refusals::open(Arc::clone(&journal))?);
         let flusher = refusals.start().map_err(thread("refusals"))?;
         let storage = Storage::start(&settings.clickhouse, program)?;
         let store = storage.handle().store()?;
@@ -218,6 +230,7 @@ impl Parts {
             journal,
             storage,
             upkeep,
+            limits,
         })
     }
 
@@ -250,6 +263,8 @@ impl Parts {
     fn stop(self) {
         drop(self.upkeep);
         drop(self.reloader);
+        // Nothing is admitted any more: this is the last state.
+        drop(self.limits);
         // The last refusals become events, so before the shipper's last round.
         drop(self.flusher);
         let reachable = self.storage.handle().status().reachable;
@@ -267,13 +282,6 @@ impl Parts {
         }
         tracing::info!("stopped");
     }
-}
-
-/// The policy's fixed settings, with a hash key nobody outside knows.
-fn policy_settings(settings: &Settings) -> Result<PolicySettings, RunError> {
-    let mut hash_key = [0; 16];
-    getrandom::fill(&mut hash_key).map_err(RunError::Random)?;
-    Ok(PolicySettings { max_dynamic_keys: settings.policy.max_dynamic_keys, hash_key })
 }
 
 fn journal_settings(settings: &settings::Journal) -> JournalSettings {

@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 pub use cidr::{Cidr, CidrError};
 use document::Document;
 pub use sections::{
-    Admin, ClickHouse, ClickHouseMode, Journal, LimitSettings, Log, LogFormat, OnFull, PolicyFiles,
-    Server, Ship, TlsListener,
+    Admin, AfterCrash, ClickHouse, ClickHouseMode, Journal, LimitSettings, Limits, Log, LogFormat,
+    OnFull, PolicyFiles, Server, Ship, TlsListener,
 };
 
 #[cfg(test)]
@@ -36,6 +36,8 @@ pub struct Settings {
     pub admin: Admin,
     /// `[policy]`: where the policy documents are.
     pub policy: PolicyFiles,
+    /// `[limits]`: what limits have spent, over a restart.
+    pub limits: Limits,
     /// `[journal]`: where usage events are kept until they are shipped.
     pub journal: Journal,
     /// `[clickhouse]`: the engine usage is shipped to.
@@ -133,14 +135,15 @@ impl Settings {
                 "server" => document.read(&mut settings.server, value, at),
                 "admin" => document.read(&mut settings.admin, value, at),
                 "policy" => document.read(&mut settings.policy, value, at),
+                "limits" => document.read(&mut settings.limits, value, at),
                 "journal" => document.read(&mut settings.journal, value, at),
                 "clickhouse" => document.read(&mut settings.clickhouse, value, at),
                 "ship" => document.read(&mut settings.ship, value, at),
                 "log" => document.read(&mut settings.log, value, at),
                 _ => at.push(document.problem(
                     name,
-                    "unknown section, expected one of `server`, `admin`, `policy`, `journal`, \
-                     `clickhouse`, `ship`, `log`",
+                    "unknown section, expected one of `server`, `admin`, `policy`, `limits`, \
+                     `journal`, `clickhouse`, `ship`, `log`",
                 )),
             }
         }
@@ -162,6 +165,7 @@ impl Settings {
             .chain(&mut self.policy.paths)
             .chain([
                 &mut self.admin.token_file,
+                &mut self.limits.directory,
                 &mut self.journal.directory,
                 &mut self.clickhouse.data,
             ])

@@ -1,10 +1,17 @@
 //! The command line. Secrets come from files, never from here.
 
+mod attack;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use orbit_loadtest::scenario::Rate;
 use orbit_loadtest::target::Target;
+
+pub(crate) use attack::{
+    ChaosArguments, ChildArguments, DiskArguments, KillsArguments, LoadArguments, OnFullChoice,
+    OutageArguments, PowerArguments, StageArguments,
+};
 
 /// Load, fake upstreams, and the judges of a run.
 ///
@@ -24,7 +31,7 @@ pub(crate) enum Command {
     ///
     /// Prints the bound address as one line. Paths, after any prefix: /fixed/N, /slow/MS,
     /// /stream/CHUNKS/BYTES/MS, /chunked/CHUNKS/BYTES, /204, /304, /head, /fail/STATUS, /reset,
-    /// /echo, /headers; anything else answers 72 bytes of JSON.
+    /// /echo, /headers, /events/EVENTS/MS, /websocket; anything else answers 72 bytes of JSON.
     Upstream(UpstreamArguments),
     /// Make fresh API keys for the scenarios of this repository.
     ///
@@ -40,6 +47,34 @@ pub(crate) enum Command {
     /// Reports p99 during reloads and without, and how many reloads took effect. The file's text
     /// is put back at the end.
     Reload(ReloadArguments),
+    /// Attack a whole Orbit under load and ask whether every answer was counted once.
+    ///
+    /// Builds everything itself in a temporary directory on free loopback ports: upstream,
+    /// ClickHouse, a proxy between it and the gateway that resets, stalls, cuts and swallows, and
+    /// the gateway. Kills, stops, faults and a full disk come at random moments from a seed. Ends
+    /// with a verdict on every answer, every row, the sequences, the projection and `orbit audit`.
+    /// As root, the journal is on a small disk of its own that is filled as well.
+    #[command(after_help = attack::CHAOS_EXAMPLES)]
+    Chaos(ChaosArguments),
+    /// Take ClickHouse away for long, under load: no client may notice, and it must catch up fast.
+    #[command(after_help = attack::OUTAGE_EXAMPLES)]
+    Outage(OutageArguments),
+    /// Fill the journal's disk to the last byte, under load. Needs root.
+    #[command(after_help = attack::DISK_EXAMPLES)]
+    Disk(DiskArguments),
+    /// Let the machine lose power, under load, as far as the journal can tell. Needs root.
+    #[command(after_help = attack::POWER_EXAMPLES)]
+    Power(PowerArguments),
+    /// Kill the gateway again and again while another program works with it.
+    ///
+    /// The program finds it by ORBIT_URL, ORBIT_ADMIN_URL, ORBIT_ADMIN_TOKEN_FILE,
+    /// ORBIT_INGEST_URL, ORBIT_INGEST_TOKEN_FILE, LOADTEST_KEYS_FILE, and ORBIT_CLICKHOUSE_URL,
+    /// _USER, _DATABASE and _PASSWORD_FILE.
+    #[command(after_help = attack::KILLS_EXAMPLES)]
+    Kills(KillsArguments),
+    /// Run a program that is killed when its parent thread ends.
+    #[command(hide = true)]
+    Child(ChildArguments),
 }
 
 #[derive(Args)]
@@ -200,6 +235,13 @@ fn rate(text: &str) -> Result<Rate, String> {
         _ if text == "max" => Ok(Rate::Max),
         Ok(rate) if rate > 0.0 && rate <= 1e7 => Ok(Rate::PerSecond(rate)),
         _ => Err("expected requests per second, or max".to_owned()),
+    }
+}
+
+fn per_second(text: &str) -> Result<f64, String> {
+    match rate(text)? {
+        Rate::PerSecond(rate) => Ok(rate),
+        Rate::Max => Err("expected requests per second".to_owned()),
     }
 }
 

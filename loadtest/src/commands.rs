@@ -1,5 +1,8 @@
 //! The subcommands: from arguments to a report on standard output.
 
+mod attack;
+mod stage;
+
 use std::fmt::Display;
 use std::io::{Read, Write};
 use std::path::Path;
@@ -31,6 +34,9 @@ use crate::arguments::{
     CompareArguments, KeysArguments, LedgerArguments, ReloadArguments, RunArguments,
     ScenarioArguments, TriggerChoice, UpstreamArguments,
 };
+
+pub(crate) use attack::{chaos, disk, kills, outage, power};
+pub(crate) use stage::child;
 
 /// How a command that could be carried out went.
 #[derive(Clone, Copy, PartialEq, Eq)]

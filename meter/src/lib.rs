@@ -4,9 +4,11 @@
 //! - [`journal`]: where the row is kept before the client can have seen the end of its answer.
 //! - [`refusals`]: refused requests, counted per second instead of written one by one.
 //! - [`ship`]: moves rows from the journal to ClickHouse exactly once.
+//! - [`audit`]: asks ClickHouse whether they are there, each once and unchanged.
 //!
 //! Only this crate names ClickHouse; it knows nothing of the proxy.
 
+pub mod audit;
 pub mod causes;
 pub mod clickhouse;
 mod clock;

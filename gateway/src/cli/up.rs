@@ -23,7 +23,8 @@ Examples:
   orbit up
   orbit up --data /tmp/orbit --listen 127.0.0.1:8081
 
-Everything it makes is below --data: the engine's data, the journal, the admin token, the demo keys.
+Everything it makes is below --data: the engine's data, the journal, what limits
+have spent, the admin token, the demo keys.
 Ctrl-C or SIGTERM stops all of it.")]
 pub(super) struct Up {
     #[command(flatten)]
@@ -73,6 +74,7 @@ impl Up {
     fn settings(&self) -> anyhow::Result<Settings> {
         let mut settings = self.config.load()?;
         settings.journal.directory = self.data.join("journal");
+        settings.limits.directory = self.data.join("state");
         settings.clickhouse.data = self.data.join("clickhouse");
         settings.admin.token_file = self.data.join("admin.token");
         if let Some(address) = self.listen {

@@ -137,6 +137,7 @@ impl Exchange {
             reason: "",
         };
         if let Err(error) = edge.journal.append(&event) {
+            edge.refusals.count_unmetered(&event);
             lost(edge, &error);
         }
         self.shard.answered(self.status, duration_us);

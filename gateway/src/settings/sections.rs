@@ -83,6 +83,26 @@ pub struct PolicyFiles {
     pub max_dynamic_keys: usize,
 }
 
+/// `[limits]`: what limits have spent, over a restart.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// The directory it is saved in, used by one process only.
+    pub directory: PathBuf,
+    /// How limits start after an end that was not in order.
+    pub after_crash: AfterCrash,
+}
+
+/// How limits start when the gateway was killed, so that what was spent at the very end is unknown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AfterCrash {
+    /// Where they were at the last save, at most about a second before.
+    Resume,
+    /// With nothing left, refilled at their rates.
+    Empty,
+}
+
 /// `[journal]`: where usage events are kept until they are shipped.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -249,6 +269,12 @@ impl Default for PolicyFiles {
             watch: true,
             max_dynamic_keys: 1_000_000,
         }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { directory: PathBuf::from("../data/state"), after_crash: AfterCrash::Resume }
     }
 }
 

@@ -141,7 +141,7 @@ impl Bench {
             on_full: OnFull::Refuse,
             policy: Arc::clone(&policy),
             journal: Arc::clone(&journal),
-            refusals: Arc::new(Refusals::new(Arc::clone(&journal))),
+            refusals: Arc::new(Refusals::open(Arc::clone(&journal)).unwrap()),
             pools: Arc::new(Pools::default()),
             clock: Arc::new(Clock::start()),
             metrics: metrics::Metrics::new(),

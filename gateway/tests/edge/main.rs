@@ -7,4 +7,5 @@ mod hostile;
 mod limits;
 mod protocols;
 mod records;
+mod unmetered;
 mod upstreams;

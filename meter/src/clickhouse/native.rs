@@ -15,21 +15,25 @@
 //! month, so that the server makes one part of it. The builder keeps its memory from block to
 //! block, and the encoded bytes' memory too, once the previous block has been dropped.
 
+mod digest;
 mod labels;
-
-use std::ops::Range;
+mod totals;
 
 use bytes::{Bytes, BytesMut};
 
 use self::labels::Labels;
+pub use self::totals::Totals;
 use super::schema::COLUMNS;
 use crate::event::{EventId, View};
+
+/// The digest of one row as an expression of ClickHouse's SQL over the columns of the table.
+pub const ROW_DIGEST: &str = include_str!("queries/row_digest.sql");
 
 /// One batch as the server takes it.
 #[derive(Clone, Debug)]
 pub struct EncodedBlock {
     bytes: Bytes,
-    rows: usize,
+    totals: Totals,
     batch_id: u64,
     month: u32,
 }
@@ -42,7 +46,12 @@ impl EncodedBlock {
 
     /// Its rows.
     pub fn rows(&self) -> usize {
-        self.rows
+        self.totals.rows as usize
+    }
+
+    /// What its rows add up to.
+    pub fn totals(&self) -> &Totals {
+        &self.totals
     }
 
     /// The batch every row of it names.
@@ -103,9 +112,8 @@ impl Columns {
 /// Collects rows of one month and encodes them as one block.
 #[derive(Default)]
 pub struct BlockBuilder {
-    rows: usize,
-    /// Event times pushed, as a range; empty before the first row.
-    times_us: Range<i64>,
+    /// Of the rows pushed.
+    totals: Totals,
     columns: Columns,
     labels: Labels,
     /// The previous block's bytes: taken back when nobody else holds them any more.
@@ -120,31 +128,25 @@ impl BlockBuilder {
 
     /// Rows pushed since the last block.
     pub fn len(&self) -> usize {
-        self.rows
+        self.totals.rows as usize
     }
 
     /// Whether no row was pushed since the last block.
     pub fn is_empty(&self) -> bool {
-        self.rows == 0
+        self.totals.rows == 0
     }
 
     /// Adds a row.
     #[inline]
     pub fn push(&mut self, id: &EventId, view: &View<'_>) {
-        let ts_us = view.ts_us();
-        self.times_us = if self.rows == 0 {
-            ts_us..ts_us
-        } else {
-            self.times_us.start.min(ts_us)..self.times_us.end.max(ts_us)
-        };
-        self.rows += 1;
-        self.labels.push(view);
+        let labels_part = self.labels.push(view);
+        self.totals.add(id, view, labels_part);
         let columns = &mut self.columns;
         columns.node.extend_from_slice(&id.node.to_le_bytes());
         columns.epoch.extend_from_slice(&id.epoch.to_le_bytes());
         columns.lane.extend_from_slice(&id.lane.to_le_bytes());
         columns.sequence.extend_from_slice(&id.sequence.to_le_bytes());
-        columns.ts.extend_from_slice(&ts_us.to_le_bytes());
+        columns.ts.extend_from_slice(&view.ts_us().to_le_bytes());
         columns.kind.push(view.kind() as u8);
         columns.method.push(view.method() as u8);
         columns.status.extend_from_slice(&view.status().to_le_bytes());
@@ -167,7 +169,7 @@ impl BlockBuilder {
     /// When a row is of another month: its batch would become two parts, which a crash could tear.
     pub fn finish(&mut self, batch_id: u64, month: u32) -> EncodedBlock {
         if !self.is_empty() {
-            for ts_us in [self.times_us.start, self.times_us.end] {
+            for ts_us in [self.totals.min_ts_us, self.totals.max_ts_us] {
                 assert_eq!(month_of(ts_us), month, "a batch is of one month");
             }
         }
@@ -176,18 +178,18 @@ impl BlockBuilder {
             .unwrap_or_else(|_| BytesMut::with_capacity(64 * 1024));
         out.clear();
         put_varint(&mut out, COLUMNS.len());
-        put_varint(&mut out, self.rows);
+        put_varint(&mut out, self.len());
         for (name, kind) in COLUMNS {
             put_string(&mut out, name.as_bytes());
             put_string(&mut out, kind.as_bytes());
-            if self.rows > 0 {
+            if !self.is_empty() {
                 self.put_column(&mut out, name, batch_id);
             }
         }
         let bytes = out.freeze();
-        let block = EncodedBlock { bytes: bytes.clone(), rows: self.rows, batch_id, month };
+        let totals = std::mem::take(&mut self.totals);
+        let block = EncodedBlock { bytes: bytes.clone(), totals, batch_id, month };
         self.previous = bytes;
-        self.rows = 0;
         self.labels.clear();
         for column in self.columns.all() {
             column.clear();
@@ -215,8 +217,8 @@ impl BlockBuilder {
             "upstream_us" => &columns.upstream_us,
             "request_id" => &columns.request_id,
             "batch_id" => {
-                out.reserve(self.rows * size_of::<u64>());
-                for _ in 0..self.rows {
+                out.reserve(self.len() * size_of::<u64>());
+                for _ in 0..self.len() {
                     out.extend_from_slice(&batch_id.to_le_bytes());
                 }
                 return;

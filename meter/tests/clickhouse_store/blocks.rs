@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use orbit_meter::clickhouse::native::Totals;
 use orbit_meter::clickhouse::{BlockBuilder, EncodedBlock, InsertError, Store, StoreError};
+use orbit_meter::event::Kind;
 
 use super::rows::{MONTH, NOVEMBER_US, Random, Row};
 use super::{Fixture, start};
@@ -63,6 +65,68 @@ async fn native_rows_are_the_rows_of_json() {
     for count in [1, 2, 255, 1_000] {
         let rows: Vec<Row> = (0..count).map(|n| Row::random(&mut random, n, &vocabulary)).collect();
         same_as_json(&fixture, &rows, random.next(), &format!("seed {seed}")).await;
+    }
+}
+
+/// M3: what the manifest says of a batch is what anybody can compute from its rows.
+#[tokio::test]
+async fn totals_are_those_the_server_computes_from_the_rows() {
+    let seed = std::process::id().into();
+    let mut random = Random(seed);
+    let fixture = Fixture::new().await;
+    let vocabulary =
+        ["", "a", "acme/acme-brasil", "São Paulo", "🚀\u{0}\t\n\\'\""].map(String::from);
+    for count in [1, 2, 10, 3_000] {
+        let rows: Vec<Row> = (0..count).map(|n| Row::random(&mut random, n, &vocabulary)).collect();
+        let block = block(&rows, random.next());
+        let token = count.to_string();
+        fixture.store.insert_block(&block, &token).await.expect("inserted");
+        let stored = fixture.store.batch_totals(block.batch_id(), MONTH).await.expect("read");
+        assert_eq!(*block.totals(), stored, "{count} rows, seed {seed}");
+    }
+    let none = fixture.store.batch_totals(1, MONTH).await.expect("read");
+    assert_eq!(none, Totals::default());
+}
+
+/// M3: a row that was changed behind the manifest's back shows, whichever of its numbers it is.
+#[tokio::test]
+async fn a_change_of_any_column_a_bill_depends_on_changes_the_digest() {
+    let fixture = Fixture::new().await;
+    let original = Row::plain(7, "north", 1_000);
+    let digest = |row: &Row| block(std::slice::from_ref(row), 1).totals().digest;
+    let mut seen = vec![digest(&original)];
+    let mut changes: Vec<Row> = Vec::new();
+    let mut change = |edit: &dyn Fn(&mut Row)| {
+        let mut row = original.clone();
+        edit(&mut row);
+        changes.push(row);
+    };
+    change(&|row| row.id.node += 1);
+    change(&|row| row.id.epoch += 1);
+    change(&|row| row.id.lane += 1);
+    change(&|row| row.id.sequence += 1);
+    change(&|row| row.ts_us += 1);
+    change(&|row| row.kind = Kind::Ingested);
+    change(&|row| row.flags = 4);
+    change(&|row| row.requests += 1);
+    change(&|row| row.quantity_nano += 1);
+    change(&|row| row.quantity_nano += 1 << 64);
+    change(&|row| row.quantity_nano = -row.quantity_nano);
+    change(&|row| row.request_bytes += 1);
+    change(&|row| row.response_bytes += 1);
+    // Tenant, path, plan, app, route, meter and reason: all but the key.
+    for label in [0, 1, 2, 4, 5, 6, 7] {
+        change(&|row| row.labels[label].push('x'));
+    }
+    change(&|row| row.labels.swap(0, 6));
+    for (number, row) in changes.iter().enumerate() {
+        let here = digest(row);
+        assert!(!seen.contains(&here), "change {number} is not seen");
+        seen.push(here);
+        let block = block(std::slice::from_ref(row), number as u64);
+        fixture.store.insert_block(&block, &format!("{number}")).await.expect("inserted");
+        let stored = fixture.store.batch_totals(number as u64, MONTH).await.expect("read");
+        assert_eq!(stored.digest, here, "change {number}");
     }
 }
 

@@ -11,7 +11,7 @@ use bytes::BytesMut;
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
-use super::put_string;
+use super::{digest, put_string};
 use crate::event::View;
 
 /// The label columns, in the order a row has them.
@@ -74,19 +74,23 @@ pub(super) struct Labels {
     combinations: Interner,
     /// For each combination, its index in each dictionary.
     indexes: Vec<[u32; NAMES.len()]>,
+    /// For each combination, what it adds to a row's digest.
+    digests: Vec<u64>,
     dictionaries: [Interner; NAMES.len()],
     /// The combination of each row.
     rows: Vec<u32>,
 }
 
 impl Labels {
+    /// Takes the labels of a row in; returns what they add to its digest.
     #[inline]
-    pub(super) fn push(&mut self, view: &View<'_>) {
+    pub(super) fn push(&mut self, view: &View<'_>) -> u64 {
         let (id, new) = self.combinations.intern(&self.hasher, view.labels());
         if new {
             self.take_apart(view);
         }
         self.rows.push(id);
+        self.digests[id as usize]
     }
 
     #[cold]
@@ -108,6 +112,7 @@ impl Labels {
             *index = dictionary.intern(&self.hasher, label.as_bytes()).0;
         }
         self.indexes.push(indexes);
+        self.digests.push(digest::labels_part(view));
     }
 
     /// Writes the values of the column `name`, which must have at least one row.
@@ -154,6 +159,7 @@ impl Labels {
     pub(super) fn clear(&mut self) {
         self.combinations.clear();
         self.indexes.clear();
+        self.digests.clear();
         self.rows.clear();
         for dictionary in &mut self.dictionaries {
             dictionary.clear();
