@@ -1,7 +1,8 @@
 //! `orbit journal replay`: ships what a dead gateway left, exactly once.
 //!
-//! It is a gateway without a proxy: it opens the journal, which locks it, and lets the shipper run
-//! until nothing is left. So it may be killed and run again like one.
+//! It is a gateway without a proxy: it opens the journal, which locks it, takes over the counts of
+//! refusals beside it, and lets the shipper run until nothing is left. So it may be killed and run
+//! again like one.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use indicatif::{HumanDuration, ProgressBar};
 use orbit_meter::journal::{Journal, JournalSettings};
+use orbit_meter::refusals::Refusals;
 use orbit_meter::ship::{ShipSettings, ShipStatus, Shipper, ShipperHandle};
 
 use super::inspect::{look, lost, text};
@@ -99,8 +101,13 @@ fn replay(directory: &Path, settings: &Settings) -> anyhow::Result<()> {
     };
     let (pending, _) = journal.pending();
     let bar = progress(pending, BAR);
+    // Before anything is shipped: what is in the journal already is found there.
+    let refusals = Refusals::open(Arc::clone(&journal))?;
     let shipper = Shipper::start(Arc::clone(&journal), session.store()?, ship_settings)?;
-    let shipped = drain(&shipper, pending, &bar);
+    let shipped = drain(&shipper, pending, &bar)
+        // There is room for them now.
+        .and_then(|()| refusals.flush(i64::MAX).context("counts of refusals are left"))
+        .and_then(|()| drain(&shipper, pending, &bar));
     let (status, took) = (shipper.status(), bar.elapsed());
     bar.finish_and_clear();
     shipped.and(shipper.stop(STOP_TIMEOUT).context("shipping did not end"))?;
@@ -110,7 +117,7 @@ fn replay(directory: &Path, settings: &Settings) -> anyhow::Result<()> {
     let ShipStatus { rows, batches, resends, .. } = status;
     output::line(format_args!(
         "shipped {rows} events in {batches} batches ({resends} sent again) in {}; \
-         the journal {} is empty",
+         nothing is left in {}",
         HumanDuration(took),
         directory.display()
     ));
