@@ -250,7 +250,9 @@ impl Pipeline {
         self.before_forget().await;
         {
             let mut ledger = locked(&self.ledger);
-            plans.iter().for_each(|delivered| ledger.complete(delivered.plan.number));
+            for delivered in &plans {
+                ledger.complete(delivered.plan.number);
+            }
             ledger.forget_losses(&losses);
             ledger.set_watermark(work.watermarks.overall_us());
         }

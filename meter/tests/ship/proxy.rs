@@ -16,6 +16,8 @@ pub(crate) enum Fault {
     DropAnswer,
     /// The server gets it all; its answer is dropped and the connection cut.
     CutAnswer,
+    /// Nothing: the test only wants to know when the server has got it all.
+    Watch,
     /// The connection is cut when all of the request is here; the server gets it when released.
     Hold,
 }
@@ -27,6 +29,8 @@ pub(crate) enum Note {
     AnswerDropped,
     /// The connection was cut.
     Cut,
+    /// A whole request went to the server.
+    Sent,
     /// A whole request is held back.
     Held(Vec<u8>),
 }
@@ -168,6 +172,14 @@ impl State {
             }
             match fault {
                 None | Some(Fault::DropAnswer | Fault::CutAnswer) => write(server, bytes),
+                Some(Fault::Watch) => {
+                    let goes_on = write(server, bytes);
+                    if bytes.ends_with(b"0\r\n\r\n") {
+                        fault = None;
+                        self.note(Note::Sent);
+                    }
+                    goes_on
+                }
                 Some(Fault::CutRequest(limit)) => {
                     let rest = limit - held.len().min(limit);
                     held.extend_from_slice(bytes);
