@@ -48,6 +48,9 @@ listen = ["127.0.0.1:0"]
 [admin]
 listen = "127.0.0.1:0"
 token_file = "admin.token"
+[ingest]
+listen = "127.0.0.1:0"
+token_file = "ingest.token"
 [policy]
 paths = ["documents", "policy"]
 [journal]
