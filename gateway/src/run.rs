@@ -123,7 +123,7 @@ pub fn run_gateway(
     let (running, addresses) = parts.serve()?;
     let Addresses { proxy, tls, admin, ingest, .. } = &addresses;
     let ingest = ingest.map_or_else(|| "off".to_owned(), |address| address.to_string());
-    tracing::info!(?proxy, ?tls, %admin, ingest, "serving");
+    tracing::info!(?proxy, ?tls, %admin, %ingest, "serving");
     ready(&addresses);
     let (signal, _) = signals.wait();
     tracing::info!(signal, "stopping");
