@@ -22,12 +22,13 @@ use orbit_meter::ship::{ShipError, ShipSettings, Shipper, ShipperHandle};
 use orbit_policy::{Diagnostics, Policy, PolicySettings};
 
 use crate::admin::{self, AdminServer, AdminState, Readiness, Token, TokenError};
+use crate::audit::{Auditor, AuditorError};
 use crate::clock::Clock;
 use crate::proxy::{self, Edge};
 use crate::reload::{self, Reloader};
 use crate::server::{ProxyServer, Running, ServerError};
 use crate::settings::{self, Settings};
-use crate::storage::{Storage, StorageError};
+use crate::storage::{Storage, StorageError, StorageHandle};
 use crate::telemetry::{Metrics, TelemetryError};
 use crate::upstreams::Pools;
 use signals::Signals;
@@ -70,6 +71,9 @@ pub enum RunError {
     /// Shipping could not start.
     #[error(transparent)]
     Ship(#[from] ShipError),
+    /// The audit could not start.
+    #[error(transparent)]
+    Audit(#[from] AuditorError),
     /// A thread of the gateway could not be started.
     #[error("cannot start the {thread} thread")]
     Thread {
@@ -146,6 +150,7 @@ struct Parts {
     shipper: Arc<ShipperHandle>,
     journal: Arc<Journal>,
     storage: Storage,
+    auditor: Option<Auditor>,
     upkeep: Upkeep,
 }
 
@@ -169,6 +174,7 @@ impl Parts {
         let store = storage.handle().store()?;
         let ship_settings = ship_settings(&settings.ship, Arc::clone(&refusals));
         let shipper = Arc::new(Shipper::start(Arc::clone(&journal), store, ship_settings)?);
+        let auditor = start_audit(&settings.audit, storage.handle(), &clock)?;
         let watched = settings.policy.watch;
         let reloader = Reloader::start(
             Arc::clone(&policy),
@@ -217,6 +223,7 @@ impl Parts {
             shipper,
             journal,
             storage,
+            auditor,
             upkeep,
         })
     }
@@ -249,6 +256,7 @@ impl Parts {
     /// Stops everything, after the proxy has drained.
     fn stop(self) {
         drop(self.upkeep);
+        drop(self.auditor);
         drop(self.reloader);
         // The last refusals become events, so before the shipper's last round.
         drop(self.flusher);
@@ -267,6 +275,16 @@ impl Parts {
         }
         tracing::info!("stopped");
     }
+}
+
+/// The audit beside the traffic, unless it is off.
+fn start_audit(
+    settings: &settings::Audit,
+    storage: StorageHandle,
+    clock: &Arc<Clock>,
+) -> Result<Option<Auditor>, AuditorError> {
+    let start = |interval| Auditor::start(storage, interval, Arc::clone(clock));
+    settings.interval().map(start).transpose()
 }
 
 /// The policy's fixed settings, with a hash key nobody outside knows.

@@ -6,6 +6,7 @@
 //! journal go on while the database is away, and what happened is in [`StorageStatus`], the log and
 //! the metrics.
 
+mod reach;
 mod totals;
 mod watch;
 
@@ -22,6 +23,7 @@ use orbit_meter::clickhouse::{
 };
 
 use crate::settings::{ClickHouse, ClickHouseMode};
+pub use reach::Reached;
 pub use totals::{MeterTotal, TotalsError};
 
 /// How long an embedded engine may take to answer: a start after a crash reads its parts first.
@@ -60,6 +62,18 @@ pub enum StorageError {
         path: PathBuf,
         /// What the system said.
         source: io::Error,
+    },
+    /// Nothing was ever kept in this data directory.
+    #[error("there is no usage database in {}: no gateway has run on it yet", path.display())]
+    Nothing {
+        /// The embedded engine's data directory.
+        path: PathBuf,
+    },
+    /// A process holds the data directory and does not answer.
+    #[error("the ClickHouse engine that serves {} does not answer", path.display())]
+    Mute {
+        /// The embedded engine's data directory.
+        path: PathBuf,
     },
     /// A thread or runtime could not be made.
     #[error("cannot start the thread that watches the usage database")]
@@ -226,6 +240,8 @@ pub fn migrate(
     let applied = runtime
         .block_on(store.migrate(&migrate_options(settings)))
         .map_err(|source| StorageError::Migrate { url, source })?;
+    // An engine waits for its clients before it stops.
+    drop((store, runtime));
     if let Some(engine) = engine {
         engine.stop(ENGINE_STOP_TIMEOUT).map_err(StorageError::Engine)?;
     }

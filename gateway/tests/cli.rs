@@ -27,16 +27,19 @@ fn every_command_explains_itself() {
     let help = orbit(&["--help"]);
     assert!(help.status.success());
     let text = stdout(&help);
-    for command in ["up", "gateway", "policy", "key", "migrate", "clickhouse"] {
+    for command in ["up", "gateway", "policy", "key", "migrate", "audit", "node", "clickhouse"] {
         assert!(text.contains(&format!("\n  {command} ")), "{text}");
     }
     assert!(text.contains("Examples:"), "{text}");
-    let commands: [&[&str]; 6] = [
+    let commands: [&[&str]; 9] = [
         &["up"],
         &["gateway"],
         &["policy", "check"],
         &["key", "new"],
         &["migrate"],
+        &["audit"],
+        &["node", "list"],
+        &["node", "retire"],
         &["clickhouse"],
     ];
     for command in commands {

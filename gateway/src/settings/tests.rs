@@ -27,8 +27,17 @@ fn the_example_says_the_defaults() {
 /// Serde itself lists the keys of a section when it meets an unknown one.
 #[test]
 fn the_example_names_every_key() {
-    let sections =
-        ["server", "server.limits", "admin", "policy", "journal", "clickhouse", "ship", "log"];
+    let sections = [
+        "server",
+        "server.limits",
+        "admin",
+        "policy",
+        "journal",
+        "clickhouse",
+        "ship",
+        "audit",
+        "log",
+    ];
     let example = example();
     for section in sections {
         let message = problems(&format!("[{section}]\nzzz = 1\n")).remove(0);
