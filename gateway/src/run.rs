@@ -23,6 +23,7 @@ use orbit_meter::ship::{OldestOpen, ShipError, ShipSettings, Shipper, ShipperHan
 use orbit_policy::{Diagnostics, Policy, PolicySettings};
 
 use crate::admin::{self, AdminServer, AdminState, Readiness, Token, TokenError};
+use crate::audit::{Auditor, AuditorError};
 use crate::clock::Clock;
 use crate::ingest::{Bounds, IngestServer, IngestState};
 use crate::limit_state::{LimitState, LimitStateError, Saver};
@@ -30,7 +31,7 @@ use crate::proxy::{self, Edge};
 use crate::reload::{self, Reloader};
 use crate::server::{ProxyServer, Running, ServerError};
 use crate::settings::{self, Settings};
-use crate::storage::{Storage, StorageError};
+use crate::storage::{Storage, StorageError, StorageHandle};
 use crate::telemetry::{Metrics, TelemetryError};
 use crate::upstreams::Pools;
 use signals::Signals;
@@ -79,6 +80,9 @@ pub enum RunError {
     /// Shipping could not start.
     #[error(transparent)]
     Ship(#[from] ShipError),
+    /// The audit could not start.
+    #[error(transparent)]
+    Audit(#[from] AuditorError),
     /// A thread of the gateway could not be started.
     #[error("cannot start the {thread} thread")]
     Thread {
@@ -169,6 +173,7 @@ struct Parts {
     shipper: Arc<ShipperHandle>,
     journal: Arc<Journal>,
     storage: Storage,
+    auditor: Option<Auditor>,
     upkeep: Upkeep,
     limits: Saver,
 }
@@ -205,6 +210,7 @@ impl Parts {
         let oldest_open = proxy::open::oldest(Arc::clone(&counts), Arc::clone(&refusals));
         let ship_settings = ship_settings(&settings.ship, oldest_open, Arc::clone(&index));
         let shipper = Arc::new(Shipper::start(Arc::clone(&journal), store, ship_settings)?);
+        let auditor = start_audit(&settings.audit, storage.handle(), &clock)?;
         let watched = settings.policy.watch;
         let reloader = Reloader::start(
             Arc::clone(&policy),
@@ -257,6 +263,7 @@ impl Parts {
             shipper,
             journal,
             storage,
+            auditor,
             upkeep,
             limits,
         })
@@ -292,6 +299,7 @@ impl Parts {
     /// Stops everything, after the proxy has drained.
     fn stop(self) {
         drop(self.upkeep);
+        drop(self.auditor);
         drop(self.reloader);
         drop(self.ingest);
         // Nothing is admitted any more: this is the last state.
@@ -316,6 +324,16 @@ impl Parts {
         }
         tracing::info!("stopped");
     }
+}
+
+/// The audit beside the traffic, unless it is off.
+fn start_audit(
+    settings: &settings::Audit,
+    storage: StorageHandle,
+    clock: &Arc<Clock>,
+) -> Result<Option<Auditor>, AuditorError> {
+    let start = |interval| Auditor::start(storage, interval, Arc::clone(clock));
+    settings.interval().map(start).transpose()
 }
 
 fn journal_settings(settings: &settings::Journal) -> JournalSettings {

@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 pub use cidr::{Cidr, CidrError};
 use document::Document;
 pub use sections::{
-    Admin, AfterCrash, ClickHouse, ClickHouseMode, Ingest, Journal, LimitSettings, Limits, Log,
-    LogFormat, OnFull, PolicyFiles, Server, Ship, TlsListener,
+    Admin, AfterCrash, Audit, ClickHouse, ClickHouseMode, Ingest, Journal, LimitSettings, Limits,
+    Log, LogFormat, OnFull, PolicyFiles, Server, Ship, TlsListener,
 };
 
 #[cfg(test)]
@@ -46,6 +46,8 @@ pub struct Settings {
     pub clickhouse: ClickHouse,
     /// `[ship]`: how events become batches.
     pub ship: Ship,
+    /// `[audit]`: the check of what was shipped.
+    pub audit: Audit,
     /// `[log]`: the process's own log.
     pub log: Log,
 }
@@ -142,11 +144,12 @@ impl Settings {
                 "journal" => document.read(&mut settings.journal, value, at),
                 "clickhouse" => document.read(&mut settings.clickhouse, value, at),
                 "ship" => document.read(&mut settings.ship, value, at),
+                "audit" => document.read(&mut settings.audit, value, at),
                 "log" => document.read(&mut settings.log, value, at),
                 _ => at.push(document.problem(
                     name,
-                    "unknown section, expected one of `server`, `admin`, `ingest`, `policy`, `limits`, \
-                     `journal`, `clickhouse`, `ship`, `log`",
+                    "unknown section, expected one of `server`, `admin`, `ingest`, `policy`, \
+                     `limits`, `journal`, `clickhouse`, `ship`, `audit`, `log`",
                 )),
             }
         }

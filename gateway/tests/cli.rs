@@ -27,11 +27,13 @@ fn every_command_explains_itself() {
     let help = orbit(&["--help"]);
     assert!(help.status.success());
     let text = stdout(&help);
-    for command in ["up", "gateway", "policy", "key", "migrate", "journal", "clickhouse"] {
+    for command in
+        ["up", "gateway", "policy", "key", "migrate", "journal", "audit", "node", "clickhouse"]
+    {
         assert!(text.contains(&format!("\n  {command} ")), "{text}");
     }
     assert!(text.contains("Examples:"), "{text}");
-    let commands: [&[&str]; 9] = [
+    let commands: [&[&str]; 12] = [
         &["up"],
         &["gateway"],
         &["policy", "check"],
@@ -40,6 +42,9 @@ fn every_command_explains_itself() {
         &["journal", "inspect"],
         &["journal", "verify"],
         &["journal", "replay"],
+        &["audit"],
+        &["node", "list"],
+        &["node", "retire"],
         &["clickhouse"],
     ];
     for command in commands {

@@ -198,6 +198,14 @@ pub struct Ship {
     pub max_delay_ms: u64,
 }
 
+/// `[audit]`: the check of what was shipped, beside the traffic.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Audit {
+    /// How often it is made, in seconds; 0 never.
+    pub interval_s: u64,
+}
+
 /// `[log]`: the process's own log, on standard error.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -374,6 +382,19 @@ impl ClickHouse {
 impl Default for Ship {
     fn default() -> Ship {
         Ship { max_rows: 250_000, max_delay_ms: 1_000 }
+    }
+}
+
+impl Default for Audit {
+    fn default() -> Audit {
+        Audit { interval_s: 300 }
+    }
+}
+
+impl Audit {
+    /// How often the check is made, if it is.
+    pub fn interval(&self) -> Option<Duration> {
+        (self.interval_s > 0).then(|| Duration::from_secs(self.interval_s))
     }
 }
 

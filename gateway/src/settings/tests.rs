@@ -37,6 +37,7 @@ fn the_example_names_every_key() {
         "journal",
         "clickhouse",
         "ship",
+        "audit",
         "log",
     ];
     let example = example();

@@ -28,7 +28,7 @@ pub(super) fn validate(settings: &Settings, mut report: impl FnMut(&str, String)
 fn bounds(settings: &Settings, report: &mut impl FnMut(&str, String)) {
     let limits = &settings.server.limits;
     let journal = &settings.journal;
-    let checks: [(&str, u64, RangeInclusive<u64>); 20] = [
+    let checks: [(&str, u64, RangeInclusive<u64>); 21] = [
         ("server.threads", settings.server.threads as u64, 0..=1024),
         ("server.grace_period_s", settings.server.grace_period_s, 0..=3600),
         ("server.limits.max_header_bytes", limits.max_header_bytes as u64, 512..=MIB),
@@ -51,6 +51,7 @@ fn bounds(settings: &Settings, report: &mut impl FnMut(&str, String)) {
         // One insert of at most this many rows is one part, hence atomic.
         ("ship.max_rows", settings.ship.max_rows as u64, 1..=1_000_000),
         ("ship.max_delay_ms", settings.ship.max_delay_ms, 10..=600_000),
+        ("audit.interval_s", settings.audit.interval_s, 0..=86_400),
     ];
     for (key, value, range) in checks {
         if !range.contains(&value) {
