@@ -169,7 +169,8 @@ fn a_segment_with_a_damaged_header_is_set_aside() {
     journal.close();
     let victim = &segment_files(directory.path())[1];
     let file = std::fs::File::options().write(true).open(victim).expect("there");
-    file.write_all_at(&[0xFF], 18).expect("writable");
+    // The epoch, which is 1.
+    file.write_all_at(&[0xFF], 20).expect("writable");
     drop(file);
 
     let journal = open(directory.path());

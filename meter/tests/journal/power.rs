@@ -82,7 +82,7 @@ impl Said {
         match words[..] {
             ["e", lane, sequence, time_us] => {
                 let Ok(lane) = lane.parse() else { return };
-                let times = self.lanes.entry(lane).or_insert_with(Vec::new);
+                let times = self.lanes.entry(lane).or_default();
                 if sequence.parse() == Ok(times.len()) {
                     times.extend(time_us.parse::<i64>());
                 }
