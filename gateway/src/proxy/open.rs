@@ -64,8 +64,9 @@ impl OpenRequests {
 
     /// The request has its row, or will never have one.
     pub fn leave(&self, place: Place) {
+        let Place(arrived) = place;
         let mut arrivals = self.locked();
-        let found = arrivals.binary_search_by_key(&place.0, |(second, _)| *second);
+        let found = arrivals.binary_search_by_key(&arrived, |(second, _)| *second);
         let Ok(index) = found else {
             debug_assert!(false, "a place is given back once, where it was taken");
             return;

@@ -20,7 +20,7 @@ use orbit_gateway::proxy::{Edge, metrics, record};
 use orbit_gateway::server::{ProxyServer, Running};
 use orbit_gateway::settings::{OnFull, Server};
 use orbit_gateway::upstreams::Pools;
-use orbit_meter::event::{Flags, View};
+use orbit_meter::event::{Flags, Kind, View};
 use orbit_meter::journal::{Journal, JournalSettings};
 use orbit_meter::refusals::Refusals;
 use orbit_policy::{ApiKey, Policy, PolicySettings, Source};
@@ -156,14 +156,14 @@ impl Bench {
         Bench::of_policy(text, key, upstream, seen, settings)
     }
 
-    /// In front of an upstream that is there already.
+    /// In front of an upstream that is there already, and that may take its time.
     pub(crate) fn before(
         upstream: SocketAddr,
         limits: &str,
         adjust: impl FnOnce(&mut Edge),
     ) -> Bench {
         let key = ApiKey::generate("test").unwrap();
-        let text = policy_text(upstream, &key, limits);
+        let text = policy_text(upstream, &key, limits).replace("read_timeout_ms = 2_000", "");
         Bench::of_edge(text, key, upstream, Seen::default(), |_| {}, adjust)
     }
 
@@ -235,13 +235,16 @@ impl Bench {
         self.journal.status().appended_events
     }
 
-    /// The rows written so far, of each lane in their order.
+    /// The rows of requests written so far, of each lane in their order.
     pub(crate) fn rows(&self) -> Vec<Row> {
         let mut rows = Vec::new();
         for lane in self.journal.lanes() {
             let mut reader = self.journal.reader(lane, None).unwrap();
             while let Some(frame) = reader.read().unwrap() {
-                rows.push(Row::of(&View::decode(frame.row).unwrap()));
+                let row = View::decode(frame.row).unwrap();
+                if row.kind() == Kind::Request {
+                    rows.push(Row::of(&row));
+                }
             }
         }
         rows

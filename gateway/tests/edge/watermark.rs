@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
-use orbit_gateway::proxy::{Edge, open};
+use orbit_gateway::proxy::open;
 use orbit_meter::clickhouse::{MigrateOptions, Store, testing};
 use orbit_meter::ship::{ShipSettings, Shipper};
-use orbit_policy::{ApiKey, Nanos};
+use orbit_policy::Nanos;
 
-use crate::harness::{Bench, Row, Seen, policy_text, read_until, scripted};
+use crate::harness::{Bench, Row, read_until, scripted};
 
 const US_PER_SECOND: i64 = 1_000_000;
 
@@ -27,10 +27,7 @@ async fn m1_a_slow_request_holds_the_watermark_until_it_has_its_row() {
 
     let header = "HTTP/1.1 200 OK\n\n";
     let (upstream, go) = scripted(vec!["", header, "one", "two", "end"]).await;
-    let key = ApiKey::generate("test").unwrap();
-    let text = policy_text(upstream, &key, "").replace("read_timeout_ms = 2_000", "");
-    let at_once = |edge: &mut Edge| edge.long_answer = Nanos(0);
-    let bench = Bench::of_edge(text, key, upstream, Seen::default(), |_| {}, at_once);
+    let bench = Bench::before(upstream, "", |edge| edge.long_answer = Nanos(0));
     let oldest = open::oldest(Arc::clone(&bench.edge.metrics), Arc::clone(&bench.edge.refusals));
     let settings = ShipSettings {
         max_delay: Duration::from_millis(10),
@@ -74,5 +71,5 @@ async fn m1_a_slow_request_holds_the_watermark_until_it_has_its_row() {
     assert!(counting[0].ts_us >= arrived_us && counting[0].ts_us < arrived_us + US_PER_SECOND);
     assert!(!parts.is_empty(), "{rows:?}");
     assert!(parts.iter().all(|part| part.ts_us > complete_us));
-    shipper.stop(Duration::from_secs(60)).unwrap();
+    shipper.stop(Duration::from_mins(1)).unwrap();
 }
