@@ -6,6 +6,8 @@
 //! journal go on while the database is away, and what happened is in [`StorageStatus`], the log and
 //! the metrics.
 
+mod reach;
+mod session;
 mod totals;
 mod watch;
 
@@ -22,6 +24,8 @@ use orbit_meter::clickhouse::{
 };
 
 use crate::settings::{ClickHouse, ClickHouseMode};
+pub use reach::Reached;
+pub use session::Session;
 pub use totals::{MeterTotal, TotalsError};
 
 /// How long an embedded engine may take to answer: a start after a crash reads its parts first.
@@ -60,6 +64,18 @@ pub enum StorageError {
         path: PathBuf,
         /// What the system said.
         source: io::Error,
+    },
+    /// Nothing was ever kept in this data directory.
+    #[error("there is no usage database in {}: no gateway has run on it yet", path.display())]
+    Nothing {
+        /// The embedded engine's data directory.
+        path: PathBuf,
+    },
+    /// A process holds the data directory and does not answer.
+    #[error("the ClickHouse engine that serves {} does not answer", path.display())]
+    Mute {
+        /// The embedded engine's data directory.
+        path: PathBuf,
     },
     /// A thread or runtime could not be made.
     #[error("cannot start the thread that watches the usage database")]
@@ -212,23 +228,9 @@ pub fn migrate(
     settings: &ClickHouse,
     program: &Path,
 ) -> Result<Vec<AppliedMigration>, StorageError> {
-    let (connection, engine) = match settings.mode {
-        ClickHouseMode::Embedded => {
-            let engine = Engine::start(&engine_settings(settings), program, &["clickhouse"])
-                .map_err(StorageError::Engine)?;
-            (engine.settings(), Some(engine))
-        }
-        ClickHouseMode::External => (connection(settings)?, None),
-    };
-    let url = connection.url.clone();
-    let store = client(&connection)?;
-    let runtime = runtime().map_err(StorageError::Thread)?;
-    let applied = runtime
-        .block_on(store.migrate(&migrate_options(settings)))
-        .map_err(|source| StorageError::Migrate { url, source })?;
-    if let Some(engine) = engine {
-        engine.stop(ENGINE_STOP_TIMEOUT).map_err(StorageError::Engine)?;
-    }
+    let mut session = Session::open(settings, program)?;
+    let applied = std::mem::take(&mut session.applied);
+    session.close()?;
     Ok(applied)
 }
 

@@ -30,6 +30,7 @@ mod deliver;
 mod gather;
 mod ledger;
 mod manifest;
+mod noted;
 mod pipeline;
 mod progress;
 mod report;
@@ -49,12 +50,18 @@ use crate::clickhouse::Store;
 use crate::journal::{Journal, LaneKey};
 pub use crate::slots::SlotsError;
 use ledger::Ledger;
+pub(crate) use ledger::shipped;
+pub use noted::acknowledged;
 use pipeline::Pipeline;
 use progress::Progress;
 
 /// The arrival time, in unix microseconds, of the oldest request that is not journalled yet; `None`
 /// when there is none. Called about once a second.
 pub type OldestOpen = Arc<dyn Fn() -> Option<i64> + Send + Sync>;
+
+/// Called before the journal may forget events that are shipped: whatever else is known of them must
+/// be durable when it returns. When it fails it is called again, and nothing is forgotten until then.
+pub type BeforeForget = Arc<dyn Fn() -> io::Result<()> + Send + Sync>;
 
 /// How events are shipped.
 #[derive(Clone)]
@@ -72,6 +79,8 @@ pub struct ShipSettings {
     /// What the watermark must not pass besides. Without it, every request is taken to be journalled
     /// as soon as it arrives.
     pub oldest_open_us: Option<OldestOpen>,
+    /// What must be durable before shipped events are forgotten.
+    pub before_forget: Option<BeforeForget>,
 }
 
 impl Default for ShipSettings {
@@ -83,6 +92,7 @@ impl Default for ShipSettings {
             max_backoff: Duration::from_secs(10),
             report_interval: Duration::from_secs(5),
             oldest_open_us: None,
+            before_forget: None,
         }
     }
 }

@@ -14,6 +14,8 @@ mod log;
 mod model;
 #[path = "journal/power.rs"]
 mod power;
+#[path = "journal/recovery.rs"]
+mod recovery;
 #[path = "journal/sample.rs"]
 mod sample;
 #[path = "journal/threads.rs"]

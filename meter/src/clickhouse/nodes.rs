@@ -14,6 +14,9 @@ use super::rows::Rows;
 use super::store::{Store, StoreError};
 use crate::clock;
 
+/// A node that runs and has been silent for so long is away.
+pub const AWAY_AFTER: Duration = Duration::from_secs(30);
+
 /// What a node is doing, as far as anybody knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -24,6 +27,17 @@ pub enum NodeState {
     Stopped,
     /// An operator has given it up.
     Retired,
+}
+
+impl NodeState {
+    /// As the table has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            NodeState::Running => "running",
+            NodeState::Stopped => "stopped",
+            NodeState::Retired => "retired",
+        }
+    }
 }
 
 /// The watermark of one lane of a node's journal.
@@ -59,6 +73,14 @@ pub struct Node {
     pub updated_us: i64,
 }
 
+impl Node {
+    /// Whether it should speak, and has said nothing for longer than `away_after`.
+    pub fn is_away(&self, now_us: i64, away_after: Duration) -> bool {
+        let silence_us = i64::try_from(away_after.as_micros()).unwrap_or(i64::MAX);
+        self.state == NodeState::Running && now_us.saturating_sub(self.updated_us) > silence_us
+    }
+}
+
 /// All nodes together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Overall {
@@ -72,14 +94,16 @@ pub struct Overall {
 /// What the nodes' words amount to at `now_us`; one that has been silent for `away_after` is away.
 pub fn overall(nodes: &[Node], now_us: i64, away_after: Duration) -> Overall {
     let of = |state| nodes.iter().filter(move |node| node.state == state);
-    let silence_us = i64::try_from(away_after.as_micros()).unwrap_or(i64::MAX);
-    let is_away = |node: &&Node| now_us.saturating_sub(node.updated_us) > silence_us;
     // None, the node that knows nothing yet, is the lowest.
     let running = of(NodeState::Running).map(|node| node.watermark_us).min();
     let ended = of(NodeState::Stopped).map(|node| node.watermark_us).max();
     Overall {
         watermark_us: running.or(ended).flatten(),
-        away: of(NodeState::Running).filter(is_away).map(|node| node.node).collect(),
+        away: nodes
+            .iter()
+            .filter(|node| node.is_away(now_us, away_after))
+            .map(|node| node.node)
+            .collect(),
     }
 }
 

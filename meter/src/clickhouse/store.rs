@@ -38,6 +38,19 @@ const QUERY_TIMEOUT: Duration = Duration::from_mins(2);
 /// DDL and mutations wait for merges in their way.
 const CHANGE_TIMEOUT: Duration = Duration::from_mins(10);
 
+/// A query that changes nothing ends with the connection it came on.
+const CANCEL_ON_CLOSE: &str = "cancel_http_readonly_queries_on_client_close";
+
+/// A query that only reads, and what it may take.
+pub(crate) struct Reading<'r> {
+    pub(crate) sql: &'r str,
+    /// Values of its `{name:Type}` placeholders.
+    pub(crate) parameters: &'r [(&'static str, String)],
+    pub(crate) settings: &'r [(&'static str, String)],
+    pub(crate) format: &'r str,
+    pub(crate) timeout: Duration,
+}
+
 /// A connection pool to one ClickHouse. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
@@ -233,6 +246,29 @@ impl Store {
         text(query, format).await
     }
 
+    /// The whole result of a long query that changes nothing, with parameters and settings of its
+    /// own. ClickHouse ends it as soon as nobody waits for it any more.
+    pub(crate) async fn read(&self, reading: &Reading<'_>) -> Result<String, StoreError> {
+        text_within(self.reading(reading), reading.format, reading.timeout).await
+    }
+
+    /// The same line by line, each within the timeout.
+    pub(crate) fn read_lines(&self, reading: &Reading<'_>) -> Result<Lines, StoreError> {
+        let cursor = self.reading(reading).fetch_bytes(reading.format).map_err(StoreError::from)?;
+        Ok(Lines::new(cursor, reading.timeout))
+    }
+
+    fn reading(&self, reading: &Reading<'_>) -> Query {
+        let mut query = self.client.query_raw(reading.sql);
+        for (parameter, value) in reading.parameters {
+            query = query.param(parameter, value);
+        }
+        for (setting, value) in reading.settings {
+            query = query.with_setting(*setting, value);
+        }
+        query.with_setting("readonly", "2").with_setting(CANCEL_ON_CLOSE, "1")
+    }
+
     /// The single number a query returns.
     pub(super) async fn number(&self, sql: &str) -> Result<u64, StoreError> {
         let got = self.query_text(sql, "TSV").await?;
@@ -241,9 +277,13 @@ impl Store {
 }
 
 async fn text(query: Query, format: &str) -> Result<String, StoreError> {
+    text_within(query, format, QUERY_TIMEOUT).await
+}
+
+async fn text_within(query: Query, format: &str, timeout: Duration) -> Result<String, StoreError> {
     // Held back until it is complete: an error half way is then an error, not part of the text.
     let query = query.with_setting("wait_end_of_query", "1");
-    let bytes = within(QUERY_TIMEOUT, async { query.fetch_bytes(format)?.collect().await }).await?;
+    let bytes = within(timeout, async { query.fetch_bytes(format)?.collect().await }).await?;
     String::from_utf8(bytes.into()).map_err(|error| StoreError::Answer {
         expected: "text in UTF-8",
         got: String::from_utf8_lossy(error.as_bytes()).chars().take(200).collect(),

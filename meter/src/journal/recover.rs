@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
+use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -168,7 +169,7 @@ impl Judged {
             return Ok(Position { segment: header.index, offset, sequence });
         }
         let failed = |ReadError { path, source, .. }| JournalError::Io { path, source };
-        let end = walk(candidate, |_, _| {}).map_err(failed)?;
+        let end = walk(candidate, |_, _| ControlFlow::Continue(())).map_err(failed)?;
         self.scanned_bytes += end.offset;
         Ok(end)
     }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
+use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -118,10 +119,10 @@ fn read_page(path: &Path) -> io::Result<(Option<[u8; HEADER_BYTES]>, u64)> {
 }
 
 /// Reads the frames of one segment from its start, whatever its writer said about it; returns where
-/// they end. `each` gets a frame and the offset it starts at.
+/// they end, or where `each` broke off. It gets a frame and the offset it starts at.
 pub(super) fn walk(
     candidate: &Candidate,
-    mut each: impl FnMut(&Frame<'_>, u64),
+    mut each: impl FnMut(&Frame<'_>, u64) -> ControlFlow<()>,
 ) -> Result<Position, ReadError> {
     let Candidate { path, header, bytes, .. } = candidate;
     let nothing_said = Hint {
@@ -135,9 +136,9 @@ pub(super) fn walk(
     let mut reader = LaneReader::new(lane, start);
     loop {
         let offset = reader.position().offset;
-        match reader.read()? {
-            Some(frame) => each(&frame, offset),
-            None => return Ok(reader.position()),
+        let walked = reader.read()?.map_or(ControlFlow::Break(()), |frame| each(&frame, offset));
+        if walked.is_break() {
+            return Ok(reader.position());
         }
     }
 }

@@ -15,7 +15,7 @@ use super::ShipError;
 use crate::journal::{Journal, LaneKey, Loss, Position};
 use crate::slots::Slots;
 
-const NAME: &str = "shipping";
+pub(super) const NAME: &str = "shipping";
 const VERSION: u32 = 1;
 
 /// A part of a lane: the frames from `start` up to the sequence of `end`.
@@ -259,6 +259,14 @@ impl Ledger {
     fn ranges_pending(&self) -> impl Iterator<Item = &Range> {
         self.state.pending.iter().flat_map(|plan| &plan.ranges)
     }
+}
+
+/// How far each lane is shipped, as last made durable: sequences below are in ClickHouse.
+pub(crate) fn shipped(journal: &Journal) -> Result<BTreeMap<LaneKey, u64>, ShipError> {
+    let (_, stored) = Slots::open(journal.directory(), NAME)?;
+    let Some(bytes) = stored else { return Ok(BTreeMap::new()) };
+    let cursors = parse(&bytes)?.cursors.into_iter();
+    Ok(cursors.map(|cursor| (cursor.lane, cursor.position.sequence)).collect())
 }
 
 /// A token no batch was ever sent under.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::backoff::Backoff;
 use super::deliver::{Delivery, Knowledge, persist};
 use super::gather::{Gathered, Gatherer, rebuild};
 use super::ledger::{Ledger, Plan};
@@ -246,6 +247,7 @@ impl Pipeline {
     /// Everything of these plans is in ClickHouse and in its manifest.
     async fn listed(&self, work: &mut Work, (plans, losses): (Vec<Delivered>, Vec<Loss>)) {
         work.listed = 0;
+        self.before_forget().await;
         {
             let mut ledger = locked(&self.ledger);
             for delivered in &plans {
@@ -259,6 +261,22 @@ impl Pipeline {
             self.progress.note_shipped(delivered.plan.batches.len() as u64, delivered.rows());
         }
         self.settle().await;
+    }
+
+    /// Has everything else made durable that the cursor's next move relies on.
+    async fn before_forget(&self) {
+        let Some(before_forget) = self.settings.before_forget.clone() else { return };
+        let mut backoff = Backoff::new(self.settings.max_backoff);
+        loop {
+            let before_forget = Arc::clone(&before_forget);
+            match blocking(move || before_forget()).await {
+                Ok(()) => return,
+                Err(error) => {
+                    self.progress.note_failure(&error);
+                    tokio::time::sleep(backoff.next()).await;
+                }
+            }
+        }
     }
 
     /// Lets go of what lies below the durable cursor.

@@ -1,5 +1,7 @@
 //! M1 and M4 on bad disks: full, read-only, failing to sync.
 
+#![allow(clippy::print_stdout, reason = "a child tells its parent, a random test its seed")]
+
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -250,7 +252,7 @@ fn sync_victim() {
 fn m1_syncs_that_fail_for_a_while_are_told_once_and_made_up_for() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let mut strace = Command::new("strace")
-        .args(["-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", "trace=msync"])
+        .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=msync"])
         .args(["-e", "inject=msync:error=EIO:when=20..60", "--"])
         .arg(std::env::current_exe().expect("this binary"))
         .args(["--exact", "faults::sync_victim", "--nocapture", "--test-threads=1"])
@@ -277,7 +279,7 @@ fn an_opening_whose_record_cannot_be_synced_fails_with_its_name() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     drop(open(directory.path()));
     let done = Command::new("strace")
-        .args(["-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync"])
+        .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync"])
         .args(["-e", "inject=fdatasync:error=EIO:when=1+", "--"])
         .arg(std::env::current_exe().expect("this binary"))
         .args(["--exact", "faults::sync_victim", "--nocapture", "--test-threads=1"])

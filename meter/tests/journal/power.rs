@@ -1,5 +1,7 @@
 //! M1 under power failure: what is gone is bounded, and said.
 
+#![allow(clippy::print_stdout, reason = "a child tells its parent, a random test its seed")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -17,6 +19,7 @@ const SYNC_INTERVAL: Duration = Duration::from_millis(50);
 /// Far longer than a round takes: an opening that is less up to date than this does not sync.
 const HANGING: Duration = Duration::from_secs(20);
 
+#[allow(clippy::disallowed_methods, reason = "a test of what the clock says")]
 fn now_us() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
     i64::try_from(since.as_micros()).expect("a clock before 2262")
@@ -79,7 +82,7 @@ impl Said {
         match words[..] {
             ["e", lane, sequence, time_us] => {
                 let Ok(lane) = lane.parse() else { return };
-                let times = self.lanes.entry(lane).or_insert_with(Vec::new);
+                let times = self.lanes.entry(lane).or_default();
                 if sequence.parse() == Ok(times.len()) {
                     times.extend(time_us.parse::<i64>());
                 }

@@ -1,5 +1,7 @@
 //! M4 to its end: a gateway killed on a full disk is started on it, ships, and has room again.
 
+#![allow(clippy::print_stdout, reason = "a child tells its parent, a random test its seed")]
+
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
