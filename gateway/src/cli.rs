@@ -19,7 +19,6 @@ mod up;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use orbit_meter::clickhouse::Store;
 
@@ -74,21 +73,20 @@ impl Config {
     }
 }
 
-/// Runs `work` with a client of the usage database, which is started for it when it is embedded and
-/// nobody runs it.
+/// Runs `work` with a client of the usage database and with its address. An embedded one is started
+/// for it when nobody runs it.
 fn with_database<T>(
     settings: &ClickHouse,
-    work: impl AsyncFnOnce(&Store) -> anyhow::Result<T>,
+    work: impl AsyncFnOnce(&Store, &str) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let program = std::env::current_exe()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let reached = runtime.block_on(Reached::open(settings, &program))?;
-    let url = reached.url().to_owned();
-    let done = runtime.block_on(async { work(&reached.store()?).await });
+    let done = runtime.block_on(async { work(&reached.store()?, reached.url()).await });
     // An engine waits for its clients before it stops.
     drop(runtime);
     let closed = reached.close();
-    let done = done.with_context(|| format!("the usage database at {url}"))?;
+    let done = done?;
     closed?;
     Ok(done)
 }

@@ -15,7 +15,7 @@ use orbit_gateway::storage::Storage;
 use orbit_gateway::telemetry::Metrics;
 use orbit_meter::clickhouse::engine::Engine;
 use orbit_meter::clickhouse::native::ROW_DIGEST;
-use orbit_meter::clickhouse::nodes::{NodeState, Node};
+use orbit_meter::clickhouse::nodes::{Node, NodeState};
 use orbit_meter::clickhouse::{MigrateOptions, Store, testing};
 use serde_json::Value;
 
@@ -256,7 +256,7 @@ async fn m3_the_audit_beside_the_traffic_finds_damage_and_its_repair() {
         assert!(metrics.render().contains(&format!("\n{metric}")), "{metric}");
     }
     let repaired = "INSERT INTO usage_events SELECT * REPLACE(500 AS sequence) \
-                    FROM usage_events WHERE sequence = 501";
+                    FROM (SELECT * FROM usage_events WHERE sequence = 501)";
     run(&store, repaired).await;
     wait_for(&metrics, &format!("{findings} 0")).await;
     drop((auditor, store));

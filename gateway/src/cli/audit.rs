@@ -67,11 +67,11 @@ impl Audit {
         let options = self.options();
         let settings = self.config.load()?;
         telemetry::start_log(&settings.log)?;
-        let report = super::with_database(&settings.clickhouse, async |store| {
+        let report = super::with_database(&settings.clickhouse, async |store, url| {
             let bar = progress_bar();
             let report = audit::audit(store, &options, &mut |progress| show(&bar, progress)).await;
             bar.finish_and_clear();
-            report.context("it was not audited")
+            report.with_context(|| format!("the usage database at {url} was not audited"))
         })?;
         match self.format {
             Format::Text => output::line(text::text(&report).trim_end()),

@@ -1,6 +1,6 @@
 //! `orbit node`: the nodes that ship to the usage database.
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::error::ErrorKind;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
@@ -60,7 +60,7 @@ impl Node {
 
 impl List {
     fn run(self) -> anyhow::Result<()> {
-        let words = with_store(&self.config, async |store| Ok(store.nodes().await?))?;
+        let words = with_store(&self.config, async |store, url| nodes(store, url).await)?;
         if words.is_empty() {
             output::line("no node has reported yet");
             return Ok(());
@@ -92,8 +92,8 @@ impl Retire {
             );
             clap::Error::raw(ErrorKind::MissingRequiredArgument, message).exit();
         }
-        let retired = with_store(&self.config, async |store| {
-            let words = store.nodes().await?;
+        let retired = with_store(&self.config, async |store, url| {
+            let words = nodes(store, url).await?;
             may_retire(&words, node, Clock::start().unix_us())?;
             Ok(store.retire_node(node).await?)
         })?;
@@ -118,9 +118,14 @@ fn may_retire(words: &[nodes::Node], node: u32, now_us: i64) -> anyhow::Result<(
     Ok(())
 }
 
+async fn nodes(store: &Store, url: &str) -> anyhow::Result<Vec<nodes::Node>> {
+    let asked = store.nodes().await;
+    asked.with_context(|| format!("the usage database at {url} does not tell its nodes"))
+}
+
 fn with_store<T>(
     config: &Config,
-    work: impl AsyncFnOnce(&Store) -> anyhow::Result<T>,
+    work: impl AsyncFnOnce(&Store, &str) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let settings = config.load()?;
     telemetry::start_log(&settings.log)?;

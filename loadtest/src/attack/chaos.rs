@@ -66,7 +66,10 @@ fn facts(plan: &Plan, tally: &Tally, stage: &Stage, small_disk: bool) -> Vec<Fac
     let starts = stage.gateway.starts();
     let gateway = format!("{gateway_kills} kills, {gateway_stops} stops, {starts} starts");
     let starts = stage.engine.starts();
-    let engine = format!("{engine_kills} kills, {engine_stops} stops, {starts} starts");
+    let aborts = stage.engine.aborts();
+    let engine = format!(
+        "{engine_kills} kills, {engine_stops} stops, {aborts} aborts of its own, {starts} starts"
+    );
     let disk = if small_disk {
         format!("filled {fills} times")
     } else {

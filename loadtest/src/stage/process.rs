@@ -5,6 +5,7 @@
 //! What a server says goes to a log file, one for all of its lives.
 
 use std::fs::{File, OpenOptions};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -17,6 +18,9 @@ use super::StageError;
 /// Of a log, this much is shown when a server ends by itself.
 const SHOWN_LOG_BYTES: usize = 1500;
 
+/// SIGABRT.
+const ABORTED: i32 = 6;
+
 /// A server and how to start it.
 pub struct Daemon {
     name: &'static str,
@@ -28,6 +32,8 @@ pub struct Daemon {
     child: Option<Child>,
     starts: u32,
     kills: u32,
+    may_abort: bool,
+    aborts: u32,
     ended_alone: Vec<String>,
 }
 
@@ -50,8 +56,20 @@ impl Daemon {
             child: None,
             starts: 0,
             kills: 0,
+            may_abort: false,
+            aborts: 0,
             ended_alone: Vec::new(),
         }
+    }
+
+    /// An abort of its own (SIGABRT) is counted like a kill and not held against it.
+    pub fn allow_aborts(&mut self) {
+        self.may_abort = true;
+    }
+
+    /// How often it aborted.
+    pub fn aborts(&self) -> u32 {
+        self.aborts
     }
 
     /// Starts it, unless it runs.
@@ -97,6 +115,10 @@ impl Daemon {
             ended => {
                 self.child = None;
                 let how = match ended {
+                    Ok(Some(status)) if self.may_abort && status.signal() == Some(ABORTED) => {
+                        self.aborts += 1;
+                        return false;
+                    }
                     Ok(Some(status)) => status.to_string(),
                     _ => "an unknown status".to_owned(),
                 };

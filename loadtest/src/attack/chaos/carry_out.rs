@@ -46,6 +46,8 @@ pub(super) struct Attacks<'a> {
     filler: Option<Filler>,
     /// When the gateway was started that does not serve yet.
     starting_ns: Option<u64>,
+    /// ClickHouse was killed and is to stay dead for now.
+    engine_is_down: bool,
     tally: Tally,
 }
 
@@ -57,7 +59,8 @@ impl<'a> Attacks<'a> {
         view: &'a mut ProgressView,
     ) -> Attacks<'a> {
         let (clock, tally) = (Clock::start(), Tally::default());
-        Attacks { stage, disk, load, view, clock, filler: None, starting_ns: None, tally }
+        let (filler, starting_ns, engine_is_down) = (None, None, false);
+        Attacks { stage, disk, load, view, clock, filler, starting_ns, engine_is_down, tally }
     }
 
     /// What was done so far.
@@ -114,6 +117,7 @@ impl<'a> Attacks<'a> {
             }
             Action::Kill(Victim::Engine) => {
                 *engine_kills += u32::from(self.stage.engine.kill().await);
+                self.engine_is_down = true;
             }
             Action::Start(Victim::Gateway) => {
                 if !self.stage.gateway.is_running() {
@@ -121,7 +125,10 @@ impl<'a> Attacks<'a> {
                     self.stage.gateway.start()?;
                 }
             }
-            Action::Start(Victim::Engine) => self.stage.engine.start()?,
+            Action::Start(Victim::Engine) => {
+                self.engine_is_down = false;
+                self.stage.engine.start()?;
+            }
             Action::Stop(Victim::Gateway) => {
                 *gateway_stops += u32::from(self.stage.gateway.signal(Signal::STOP));
                 // A start that was stopped says nothing about starts.
@@ -158,11 +165,14 @@ impl<'a> Attacks<'a> {
     }
 
     /// What is looked after between attacks: the disk stays full, a gateway that starts is timed,
-    /// and whoever watches sees something.
+    /// ClickHouse is started again when it aborted, and whoever watches sees something.
     async fn look(&mut self) -> Result<(), AttackError> {
         if let Some(filler) = &mut self.filler {
             let unfilled = |source| AttackError::Disk { what: "fill the journal's disk", source };
             filler.top_up().map_err(unfilled)?;
+        }
+        if !self.engine_is_down {
+            self.stage.engine.start()?;
         }
         if let Some(started_ns) = self.starting_ns
             && tokio::net::TcpStream::connect(self.stage.proxy_address()).await.is_ok()
