@@ -9,6 +9,7 @@ SHELL := /bin/bash
 
 ENGINE_DIR := deploy/clickhouse
 ENGINE := $(ENGINE_DIR)/node_modules/@chdb/lib-linux-x64-gnu/libchdb.so
+CHAOS := loadtest/scenarios/chaos.toml loadtest/scenarios/chaos-h2.toml
 LOOM := RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom
 
 .PHONY: help
@@ -33,9 +34,19 @@ $(ENGINE): $(ENGINE_DIR)/package-lock.json
 	@touch $@
 
 .PHONY: test
-test: $(ENGINE) direction ## run every test: units, properties, loom, end to end with the real engine
+test: $(ENGINE) direction ## run every test: units, properties, loom, end to end with the real engine, chaos
 	cargo test --workspace
 	$(MAKE) --no-print-directory loom
+	$(MAKE) --no-print-directory chaos-short
+
+# Two minutes of what `make chaos` does for ten, with the binaries the tests have built.
+.PHONY: chaos-short
+chaos-short: $(ENGINE)
+	cargo build --workspace --bins
+	@if target/debug/loadtest chaos $(CHAOS) --orbit target/debug/orbit --rate 500 \
+	  --duration-s 120 --gateway-kills 20 --clickhouse-kills 6; \
+	then echo "test result: ok. 1 passed; 0 failed"; \
+	else echo "test result: FAILED. 0 passed; 1 failed"; exit 1; fi
 
 .PHONY: loom
 loom: ## try every interleaving of the compare-and-swap loops
@@ -50,8 +61,12 @@ bench: ## criterion benchmarks, then CPU time per request beside a bare pingora 
 bench-cpu: $(ENGINE) release ## CPU time per request: Orbit beside a bare pingora proxy
 	loadtest/compare.sh
 
+.PHONY: chaos
+chaos: $(ENGINE) release ## ten minutes of kill -9, stops, network faults and a full disk under load, with a verdict
+	target/release/loadtest chaos $(CHAOS) --orbit target/release/orbit --duration-s 600
+
 .PHONY: accept
-accept: $(ENGINE) release ## load tests with a verdict: limits, reloads, ledger (about ten minutes)
+accept: $(ENGINE) release ## load tests with a verdict: limits, reloads, ledger, outage, disk, power (half an hour)
 	loadtest/accept.sh
 
 .PHONY: bench-ship

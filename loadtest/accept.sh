@@ -1,16 +1,20 @@
 #!/usr/bin/env bash
 # The load tests that say whether the edge keeps its promises; each ends with a verdict, and the
-# script fails when one of them does. About ten minutes.
+# script fails when one of them does. About half an hour.
 #
 #   accept.sh             all of them
 #   accept.sh limits      every level of the tree at three times its limit, 20 s over 64 connections
 #   accept.sh reload      200 reloads at full speed: no failure, no refill, p99 within twice
 #   accept.sh catalogue   100 000 tenants and 300 000 keys come into force under load
 #   accept.sh ledger      500 000 requests of every kind, compared with ClickHouse to the unit
+#   accept.sh outage      ClickHouse is away for OUTAGE_S seconds (600) at 5 000 requests a second:
+#                         no client notices, and it catches up five times faster than it fell behind
+#   accept.sh disk        the journal's disk is full, for both settings of journal.on_full (root)
+#   accept.sh power       the machine loses power: what is lost is little, and said (root)
+#   accept.sh ingest      a million events while the gateway is killed twenty times
 # shellcheck source=loadtest/stage.sh
 source "$(dirname "$0")/stage.sh"
 # shellcheck disable=SC2317 # the functions are called by name
-begin_stage
 
 verdict() { # NAME COMMAND...
     local name=$1
@@ -65,8 +69,42 @@ ledger() {
         --ledger --quiet
 }
 
-[ $# -gt 0 ] || set -- limits reload catalogue ledger
+# These build a stage of their own.
+outage() {
+    verdict "long outage" "$BIN/loadtest" outage loadtest/scenarios/served.toml \
+        --orbit "$BIN/orbit" --rate 5000 --outage-s "${OUTAGE_S:-600}" --quiet
+}
+
+disk() {
+    local on_full
+    for on_full in refuse serve_unmetered; do
+        verdict "full disk, $on_full" "$BIN/loadtest" disk loadtest/scenarios/served.toml \
+            --orbit "$BIN/orbit" --rate 3000 --on-full "$on_full" --quiet
+    done
+}
+
+power() {
+    local again
+    for again in 1 2 3; do
+        verdict "power loss $again" "$BIN/loadtest" power loadtest/scenarios/chaos.toml \
+            loadtest/scenarios/chaos-h2.toml --orbit "$BIN/orbit" --quiet
+    done
+}
+
+# shellcheck disable=SC2016 # the variables are the ones `kills` sets
+ingest() {
+    verdict "ingest under kills" "$BIN/loadtest" kills --orbit "$BIN/orbit" --quiet \
+        --kills 20 --every-s 0.5 -- sh -c '"$0" ingest --url "$ORBIT_INGEST_URL" --quiet \
+        --token-file "$ORBIT_INGEST_TOKEN_FILE" --tenant load --events 1000000 --batch 10 \
+        --clients 2' "$BIN/loadtest"
+}
+
+[ $# -gt 0 ] || set -- limits reload catalogue ledger outage disk power ingest
 for part in "$@"; do
+    case $part in
+    outage | disk | power | ingest) end_stage ;;
+    *) [ ${#PIDS[@]} -gt 0 ] || begin_stage ;;
+    esac
     "$part"
 done
 exit "${FAILED:-0}"

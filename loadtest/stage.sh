@@ -15,9 +15,9 @@ end_stage() {
     local pid
     for pid in ${PIDS[@]+"${PIDS[@]}"}; do kill "$pid" 2>/dev/null || true; done
     for pid in ${PIDS[@]+"${PIDS[@]}"}; do wait "$pid" 2>/dev/null || true; done
-    rm -rf "$STAGE"
+    PIDS=()
 }
-trap end_stage EXIT
+trap 'end_stage; rm -rf "$STAGE"' EXIT
 
 # Waits until a file has a line that matches, and prints what the expression's group caught.
 await() { # FILE SED-EXPRESSION
@@ -37,7 +37,7 @@ begin_stage() {
     PIDS+=($!)
     UPSTREAM=$(await "$STAGE/upstream.log" '.*(127\.0\.0\.1:[0-9]+).*')
 
-    mkdir "$STAGE/documents"
+    mkdir -p "$STAGE/documents"
     sed "s/127\.0\.0\.1:9900/$UPSTREAM/" loadtest/policy/load.toml >"$STAGE/documents/load.toml"
     "$BIN/loadtest" keys --dir "$STAGE" >/dev/null
     export LOADTEST_KEYS_FILE=$STAGE/load.env
@@ -48,8 +48,13 @@ listen = ["127.0.0.1:0"]
 [admin]
 listen = "127.0.0.1:0"
 token_file = "admin.token"
+[ingest]
+listen = "127.0.0.1:0"
+token_file = "ingest.token"
 [policy]
 paths = ["documents", "policy"]
+[limits]
+directory = "state"
 [journal]
 directory = "journal"
 [clickhouse]

@@ -8,6 +8,7 @@ mod audit;
 mod clickhouse;
 mod demo_keys;
 mod gateway;
+mod journal;
 mod key;
 mod migrate;
 mod node;
@@ -53,6 +54,8 @@ enum Command {
     Audit(audit::Audit),
     #[command(subcommand)]
     Node(node::Node),
+    #[command(subcommand)]
+    Journal(journal::Journal),
     Clickhouse(clickhouse::Clickhouse),
 }
 
@@ -98,6 +101,7 @@ pub fn run() -> ExitCode {
         Command::Migrate(migrate) => migrate.run(),
         Command::Audit(audit) => audit.run(),
         Command::Node(node) => node.run(),
+        Command::Journal(journal) => journal.run(),
         Command::Clickhouse(clickhouse) => clickhouse.run(),
     };
     match result {

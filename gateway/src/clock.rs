@@ -4,10 +4,13 @@
 //! the wall clock is followed by an offset that is renewed once a second, so that a request
 //! costs one clock read and a step of the wall clock is followed within a second.
 
+mod stamp;
+
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use orbit_policy::Nanos;
+pub use stamp::Stamp;
 
 /// How old the offset between the two clocks may become.
 const RENEW_NS: u64 = 1_000_000_000;

@@ -7,6 +7,7 @@
 //! the metrics.
 
 mod reach;
+mod session;
 mod totals;
 mod watch;
 
@@ -24,6 +25,7 @@ use orbit_meter::clickhouse::{
 
 use crate::settings::{ClickHouse, ClickHouseMode};
 pub use reach::Reached;
+pub use session::Session;
 pub use totals::{MeterTotal, TotalsError};
 
 /// How long an embedded engine may take to answer: a start after a crash reads its parts first.
@@ -226,25 +228,9 @@ pub fn migrate(
     settings: &ClickHouse,
     program: &Path,
 ) -> Result<Vec<AppliedMigration>, StorageError> {
-    let (connection, engine) = match settings.mode {
-        ClickHouseMode::Embedded => {
-            let engine = Engine::start(&engine_settings(settings), program, &["clickhouse"])
-                .map_err(StorageError::Engine)?;
-            (engine.settings(), Some(engine))
-        }
-        ClickHouseMode::External => (connection(settings)?, None),
-    };
-    let url = connection.url.clone();
-    let store = client(&connection)?;
-    let runtime = runtime().map_err(StorageError::Thread)?;
-    let applied = runtime
-        .block_on(store.migrate(&migrate_options(settings)))
-        .map_err(|source| StorageError::Migrate { url, source })?;
-    // An engine waits for its clients before it stops.
-    drop((store, runtime));
-    if let Some(engine) = engine {
-        engine.stop(ENGINE_STOP_TIMEOUT).map_err(StorageError::Engine)?;
-    }
+    let mut session = Session::open(settings, program)?;
+    let applied = std::mem::take(&mut session.applied);
+    session.close()?;
     Ok(applied)
 }
 

@@ -15,7 +15,7 @@ use orbit_gateway::storage::Storage;
 use orbit_gateway::telemetry::Metrics;
 use orbit_meter::clickhouse::engine::Engine;
 use orbit_meter::clickhouse::native::ROW_DIGEST;
-use orbit_meter::clickhouse::nodes::{NodeState, NodeWord};
+use orbit_meter::clickhouse::nodes::{Node, NodeState};
 use orbit_meter::clickhouse::{MigrateOptions, Store, testing};
 use serde_json::Value;
 
@@ -102,7 +102,7 @@ async fn fill(store: &Store) {
 }
 
 async fn say(store: &Store, node: u32, state: NodeState) {
-    let word = NodeWord {
+    let word = Node {
         node,
         epoch: 1,
         state,
@@ -110,9 +110,9 @@ async fn say(store: &Store, node: u32, state: NodeState) {
         watermark_us: Some(1_793_491_200_000_000),
         lanes: Vec::new(),
         backlog_events: 3,
-        updated_us: 0,
+        updated_us: orbit_gateway::clock::Clock::start().unix_us(),
     };
-    store.note_node(&word).await.unwrap();
+    store.put_node(&word).await.unwrap();
 }
 
 const DAMAGE: &str = "ALTER TABLE usage_events DELETE WHERE sequence = 500 \

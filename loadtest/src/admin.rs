@@ -1,14 +1,15 @@
-//! The two admin calls a reload under load needs: which policy is current, and apply.
+//! The admin calls a run needs: which policy is current, apply, and how the parts are.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, HOST};
-use http::{HeaderValue, Method, Request};
+use http::header::AUTHORIZATION;
+use http::{HeaderValue, Method, Request, Response};
 use http_body_util::Full;
+use hyper::body::Incoming;
 use serde_json::Value;
 
-use crate::fetch::{FetchError, fetch, text};
+use crate::fetch::{FetchError, fetch, get, send, text};
 use crate::keys::Secret;
 use crate::target::Target;
 
@@ -27,11 +28,14 @@ impl Admin {
     /// The `version` of the current policy; JSON null when the answer has none.
     pub async fn version(&self) -> Result<Value, FetchError> {
         let response = fetch(&self.target, self.request(Method::GET, "/v1/policy"), ANSWER_TIMEOUT);
-        let body = text(&self.target, response.await?, ANSWER_TIMEOUT).await?;
-        let mut document: Value = serde_json::from_str(&body).map_err(|error| {
-            FetchError::Body { target: self.target.clone(), says: error.to_string() }
-        })?;
+        let mut document = self.json(response.await?).await?;
         Ok(document.get_mut("version").map_or(Value::Null, Value::take))
+    }
+
+    /// What `/readyz` answers, ready or not.
+    pub async fn readiness(&self) -> Result<Value, FetchError> {
+        let response = send(&self.target, self.request(Method::GET, "/readyz"), ANSWER_TIMEOUT);
+        self.json(response.await?).await
     }
 
     /// Asks for the policy directory to be read again.
@@ -39,18 +43,21 @@ impl Admin {
         fetch(&self.target, self.request(Method::POST, path), ANSWER_TIMEOUT).await.map(drop)
     }
 
+    async fn json(&self, response: Response<Incoming>) -> Result<Value, FetchError> {
+        let body = text(&self.target, response, ANSWER_TIMEOUT).await?;
+        serde_json::from_str(&body).map_err(|error| FetchError::Body {
+            target: self.target.clone(),
+            says: error.to_string(),
+        })
+    }
+
     fn request(&self, method: Method, path: &str) -> Request<Full<Bytes>> {
-        let mut request = Request::new(Full::new(Bytes::new()));
+        let mut request = get(&self.target, path);
         *request.method_mut() = method;
-        *request.uri_mut() = path.parse().unwrap_or_default();
-        let headers = request.headers_mut();
-        if let Ok(host) = HeaderValue::from_str(self.target.authority()) {
-            headers.insert(HOST, host);
-        }
         // A token that no header may carry is not sent: the answer will be 401.
         if let Ok(mut bearer) = HeaderValue::from_str(&format!("Bearer {}", self.token.expose())) {
             bearer.set_sensitive(true);
-            headers.insert(AUTHORIZATION, bearer);
+            request.headers_mut().insert(AUTHORIZATION, bearer);
         }
         request
     }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::header::HOST;
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -65,8 +66,34 @@ pub enum FetchError {
     },
 }
 
+/// A GET of `path`.
+pub(crate) fn get(target: &Target, path: &str) -> Request<Full<Bytes>> {
+    let mut request = Request::new(Full::new(Bytes::new()));
+    *request.uri_mut() = path.parse().unwrap_or_default();
+    if let Ok(host) = HeaderValue::from_str(target.authority()) {
+        request.headers_mut().insert(HOST, host);
+    }
+    request
+}
+
 /// Sends a request and awaits the header of a success; the body is the caller's to read.
 pub(crate) async fn fetch(
+    target: &Target,
+    request: Request<Full<Bytes>>,
+    limit: Duration,
+) -> Result<Response<Incoming>, FetchError> {
+    let response = send(target, request, limit).await?;
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let says = text(target, response, limit).await.unwrap_or_default();
+    let says = says.trim().chars().take(MAX_SHOWN_CHARS).collect();
+    Err(FetchError::Status { target: target.clone(), status, says })
+}
+
+/// The same, whatever the status.
+pub(crate) async fn send(
     target: &Target,
     request: Request<Full<Bytes>>,
     limit: Duration,
@@ -82,16 +109,9 @@ pub(crate) async fn fetch(
         tokio::spawn(async { drop(connection.await) });
         sender.send_request(request).await.map_err(broken)
     };
-    let response = tokio::time::timeout(limit, asked)
+    tokio::time::timeout(limit, asked)
         .await
-        .map_err(|_| FetchError::Timeout { target: target.clone(), limit })??;
-    let status = response.status();
-    if status.is_success() {
-        return Ok(response);
-    }
-    let says = text(target, response, limit).await.unwrap_or_default();
-    let says = says.trim().chars().take(MAX_SHOWN_CHARS).collect();
-    Err(FetchError::Status { target: target.clone(), status, says })
+        .map_err(|_| FetchError::Timeout { target: target.clone(), limit })?
 }
 
 /// Reads a body as text.

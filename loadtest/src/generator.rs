@@ -14,6 +14,7 @@ mod observe;
 mod pace;
 mod prepare;
 mod record;
+mod upgrade;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
@@ -111,6 +112,8 @@ pub struct Recording {
     pub sending: Duration,
     /// CPU time, when processes were named.
     pub cpu: Option<MeasuredCpu>,
+    /// The run's clock.
+    pub clock: Clock,
 }
 
 /// The moments of a run, nanoseconds on its clock.
@@ -194,6 +197,7 @@ pub fn run(run: &Run<'_>, watch: &mut dyn FnMut(&Progress)) -> Result<Recording,
         measured: Duration::from_nanos(whole.last_measured_ns.saturating_sub(timeline.warm_ns)),
         sending: Duration::from_nanos(sending),
         cpu,
+        clock,
         record: whole,
     })
 }

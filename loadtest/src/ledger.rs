@@ -5,12 +5,18 @@
 //! - `doubles`: no request id has two rows, whether or not its answer was received;
 //! - `others`: rows of other ids are no more than the requests without a whole answer, per tenant
 //!   and route;
+//! - `parts`: every row that is more of a request counts none itself, and the request it is more of
+//!   has its row;
 //! - `refusals`: per tenant, route and status, refused rows add up to the answers the gateway made
 //!   and gave no row of their own;
 //! - `sequences`: every (node, epoch, lane) of the run is dense from 0: count = distinct = last + 1
 //!
 //! An answer made by the gateway (problem details) may be recorded either way, by a row or in a
 //! count, but exactly once: with a row it leaves the count expected of the refusals.
+//!
+//! Two things are not one row each. What was served while the journal had no room is in sums, per
+//! tenant and route, which stand for as many answers without a row. Refusals by a gateway whose
+//! journal is full (503) come before anybody is asked who the client is: they name no tenant.
 //!
 //! Rows come in any order, one at a time; only ids are kept. The comparison knows nothing of where
 //! rows come from: [`table`] reads them from ClickHouse, tests make them up.
@@ -30,6 +36,16 @@ pub use verdict::{Check, CheckLine, Finding, GroupLine, LedgerVerdict};
 
 use verdict::{Findings, Place, groups};
 
+/// The status of a refusal for want of room in the journal.
+const JOURNAL_FULL: u16 = 503;
+
+/// Bits of a row's flags.
+mod flag {
+    pub(super) const ABORTED: u8 = 1;
+    pub(super) const UNMETERED: u8 = 4;
+    pub(super) const PART: u8 = 8;
+}
+
 struct Known {
     kind: u16,
     status: u16,
@@ -43,6 +59,12 @@ pub struct Ledger {
     known: HashMap<RequestId, Known>,
     /// Rows by ids that no whole answer had.
     others: HashMap<RequestId, u32>,
+    /// Rows that are more of a request, by its id.
+    parts: HashMap<RequestId, u64>,
+    /// Refusals for want of room beyond those received.
+    full_surplus: u64,
+    /// Requests in sums of what was served while the journal had no room.
+    unmetered: BTreeMap<Place, u64>,
     others_by_place: BTreeMap<Place, u64>,
     refusals_expected: BTreeMap<(Place, u16), u64>,
     refusals_found: BTreeMap<(Place, u16), u64>,
@@ -63,6 +85,9 @@ impl Ledger {
             known: HashMap::with_capacity(answers.len()),
             expectations,
             others: HashMap::new(),
+            parts: HashMap::new(),
+            full_surplus: 0,
+            unmetered: BTreeMap::new(),
             others_by_place: BTreeMap::new(),
             refusals_expected: BTreeMap::new(),
             refusals_found: BTreeMap::new(),
@@ -91,8 +116,13 @@ impl Ledger {
         (expected.tenant.clone(), expected.route.clone())
     }
 
+    /// Where a refusal of this kind is counted.
+    fn refused_at(&self, kind: u16, status: u16) -> Place {
+        if status == JOURNAL_FULL { Place::default() } else { self.place(kind) }
+    }
+
     fn answer(&mut self, answer: Answer) {
-        let Answer { id, group: kind, status, gateway_made } = answer;
+        let Answer { id, group: kind, status, gateway_made, ended_ns: _ } = answer;
         match id {
             Some(id) => {
                 let fresh = Known { kind, status, gateway_made, rows: 0 };
@@ -102,7 +132,8 @@ impl Ledger {
                 }
             }
             None if gateway_made => {
-                *self.refusals_expected.entry((self.place(kind), status)).or_default() += 1;
+                let place = self.refused_at(kind, status);
+                *self.refusals_expected.entry((place, status)).or_default() += 1;
             }
             None => {
                 let says = || format!("an answer {status} had no X-Request-Id of 128 bits");
@@ -121,9 +152,21 @@ impl Ledger {
                 let found = self.refusals_found.entry((place(), row.status)).or_default();
                 *found += u64::from(row.requests);
             }
+            RowKind::Request if row.flags & flag::PART != 0 => return self.part(row),
+            RowKind::Request if row.flags & flag::UNMETERED != 0 => {
+                *self.unmetered.entry(place()).or_default() += u64::from(row.requests);
+            }
             RowKind::Request => self.request_row(row),
         }
         *self.recorded.entry((place(), row.status / 100)).or_default() += u64::from(row.requests);
+    }
+
+    fn part(&mut self, row: &Row<'_>) {
+        *self.parts.entry(row.id).or_default() += 1;
+        if row.requests != 0 {
+            let says = || format!("a part counts {}", row.requests);
+            self.findings.add(Check::Parts, Some(row.id), says);
+        }
     }
 
     fn request_row(&mut self, row: &Row<'_>) {
@@ -147,7 +190,7 @@ impl Ledger {
         if known.rows > 1 {
             return findings.add(Check::Doubles, id, || format!("row {}", known.rows));
         }
-        self.marked_aborted += u64::from(row.flags & 1);
+        self.marked_aborted += u64::from(row.flags & flag::ABORTED);
         let expected = &expectations[usize::from(known.kind)];
         let mut differs = |what: &str, expected: &str, found: &str| {
             if expected != found {
@@ -181,9 +224,10 @@ impl Ledger {
 
     /// Compares what is left and gives the verdict.
     pub fn close(mut self) -> LedgerVerdict {
+        self.settle_parts();
         self.settle_answers();
         let surplus = self.settle_refusals();
-        for (place, count) in surplus {
+        for (place, count) in surplus.into_iter().chain(std::mem::take(&mut self.unmetered)) {
             *self.others_by_place.entry(place).or_default() += count;
         }
         self.settle_others();
@@ -194,6 +238,7 @@ impl Ledger {
             (Check::Answers, self.answers),
             (Check::Doubles, self.rows),
             (Check::Others, others),
+            (Check::Parts, self.parts.values().sum()),
             (Check::Refusals, refused),
             (Check::Sequences, self.lanes),
         ];
@@ -208,30 +253,49 @@ impl Ledger {
         }
     }
 
+    fn settle_parts(&mut self) {
+        for id in self.parts.keys() {
+            let known = self.known.get(id).is_some_and(|known| known.rows > 0);
+            if !known && !self.others.contains_key(id) {
+                let says = || "more of a request that no row counts".to_owned();
+                self.findings.add(Check::Parts, Some(*id), says);
+            }
+        }
+    }
+
     fn settle_answers(&mut self) {
         let mut counted = BTreeMap::<(u16, u16), u64>::new();
         for (id, known) in self.known.iter().filter(|(_, known)| known.rows == 0) {
             let Known { kind, status, gateway_made, .. } = *known;
             if gateway_made {
                 *counted.entry((kind, status)).or_default() += 1;
-            } else {
-                let (tenant, route) = self.place(kind);
-                let says = || format!("no row; {tenant} was answered {status} on {route}");
-                self.findings.add(Check::Answers, Some(*id), says);
+                continue;
             }
+            let place = self.place(kind);
+            if let Some(summed) = self.unmetered.get_mut(&place).filter(|summed| **summed > 0) {
+                *summed -= 1;
+                continue;
+            }
+            let (tenant, route) = place;
+            let says = || format!("no row; {tenant} was answered {status} on {route}");
+            self.findings.add(Check::Answers, Some(*id), says);
         }
         for ((kind, status), count) in counted {
-            *self.refusals_expected.entry((self.place(kind), status)).or_default() += count;
+            let place = self.refused_at(kind, status);
+            *self.refusals_expected.entry((place, status)).or_default() += count;
         }
     }
 
     /// Refusals recorded beyond those received, by place: a client that left may have been refused.
     fn settle_refusals(&mut self) -> BTreeMap<Place, u64> {
         let mut surplus = BTreeMap::<Place, u64>::new();
-        for (key, found) in &self.refusals_found {
+        for (key @ (place, status), found) in &self.refusals_found {
             let expected = self.refusals_expected.get(key).copied().unwrap_or(0);
-            if *found > expected {
-                *surplus.entry(key.0.clone()).or_default() += found - expected;
+            let more = found.saturating_sub(expected);
+            if *status == JOURNAL_FULL && *place == Place::default() {
+                self.full_surplus += more;
+            } else if more > 0 {
+                *surplus.entry(place.clone()).or_default() += more;
             }
         }
         for (key @ ((tenant, route), status), expected) in &self.refusals_expected {
@@ -258,11 +322,20 @@ impl Ledger {
             if *count > open {
                 self.findings.add(Check::Others, None, || {
                     format!(
-                        "{count} more requests of {tenant} on {route} are recorded than were \
+                        "{count} more requests of `{tenant}` on `{route}` are recorded than were \
                          answered whole, and only {open} were aborted or failed"
                     )
                 });
             }
+        }
+        // A client of any kind that left may have been refused before it was asked who it is.
+        let open: u64 = open.values().sum();
+        let others = self.full_surplus + self.others_by_place.values().sum::<u64>();
+        if self.full_surplus > 0 && others > open {
+            let full = self.full_surplus;
+            self.findings.add(Check::Others, None, || {
+                format!("{full} more refusals for want of room are recorded than were received")
+            });
         }
     }
 }

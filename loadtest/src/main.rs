@@ -24,6 +24,13 @@ fn main() -> ExitCode {
         Command::Run(arguments) => commands::run(&arguments),
         Command::Compare(arguments) => commands::compare(&arguments),
         Command::Reload(arguments) => commands::reload(&arguments),
+        Command::Chaos(arguments) => commands::chaos(&arguments),
+        Command::Outage(arguments) => commands::outage(&arguments),
+        Command::Disk(arguments) => commands::disk(&arguments),
+        Command::Power(arguments) => commands::power(&arguments),
+        Command::Kills(arguments) => commands::kills(&arguments),
+        Command::Child(arguments) => commands::child(&arguments),
+        Command::Ingest(arguments) => commands::ingest(&arguments),
     };
     match done {
         Ok(Outcome::AsExpected) => ExitCode::SUCCESS,

@@ -41,6 +41,11 @@ impl ProgressView {
 
     /// A glance at a run.
     pub fn run(&mut self, progress: &Progress) {
+        self.noted(progress, "");
+    }
+
+    /// The same, with a word about what else is going on.
+    pub fn noted(&mut self, progress: &Progress, note: &str) {
         let Progress { elapsed, planned, length, started, ended, failed } = *progress;
         let share = match (planned, length) {
             (Some(planned), _) => ended as f64 / planned.max(1) as f64,
@@ -51,8 +56,14 @@ impl ProgressView {
         self.show(share, elapsed > Duration::ZERO, || {
             let of = planned.map_or_else(String::new, |planned| format!(" of {planned}"));
             let open = started.saturating_sub(ended);
-            format!("{ended}{of} ended, {open} open, {failed} failed, {rate:.0}/s")
+            let note = if note.is_empty() { String::new() } else { format!(", {note}") };
+            format!("{ended}{of} ended, {open} open, {failed} failed, {rate:.0}/s{note}")
         });
+    }
+
+    /// A glance at something of which so many are done.
+    pub fn counted(&mut self, done: u64, of: u64, what: &str) {
+        self.show(done as f64 / of.max(1) as f64, true, || format!("{done} of {of} {what}"));
     }
 
     /// A glance at ClickHouse catching up.
@@ -61,6 +72,11 @@ impl ProgressView {
         self.show(found as f64 / expected.max(1) as f64, true, || {
             format!("{found} of {expected} answers recorded")
         });
+    }
+
+    /// A share of something done, from 0 to 1.
+    pub fn share(&mut self, share: f64, says: impl FnOnce() -> String) {
+        self.show(share, true, says);
     }
 
     fn show(&mut self, share: f64, begun: bool, says: impl FnOnce() -> String) {

@@ -88,6 +88,8 @@ pub struct RequestKind {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// When the client leaves.
     pub abort: Abort,
+    /// It is to become a WebSocket; HTTP/1.1 only.
+    pub websocket: bool,
     /// Statuses that are right; empty: any.
     pub expect: Vec<u16>,
     /// Whether an answer may be cut short by the server without failing the run.

@@ -16,6 +16,8 @@
 //! | `/reset` | half of what Content-Length promised, then the connection closes |
 //! | `/echo` | the request body, read whole first (8 MiB at most) |
 //! | `/headers` | the request headers as JSON |
+//! | `/events/<events>/<ms>` | server-sent events with pauses between them |
+//! | `/websocket` | to an upgrade: 101, then whatever comes is sent back until it ends |
 //! | anything else | 72 bytes of JSON |
 
 mod body;
@@ -26,13 +28,14 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, ETAG, UPGRADE};
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use body::{FILL_BYTES, Payload};
@@ -47,6 +50,7 @@ const MAX_PAUSE_MS: u64 = 60_000;
 const MAX_ECHO_BYTES: usize = 8 << 20;
 const HEAD_BYTES: u64 = 1234;
 const RESET_PROMISED_BYTES: u64 = 2000;
+const EVENT_BYTES: u64 = 80;
 
 /// A bound, not yet serving, server.
 pub struct Upstream {
@@ -98,7 +102,8 @@ async fn connection(stream: TcpStream) {
         let server = http2::Builder::new(TokioExecutor::new());
         server.serve_connection(TokioIo::new(stream), service).await
     } else {
-        http1::Builder::new().serve_connection(TokioIo::new(stream), service).await
+        let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+        connection.with_upgrades().await
     };
     drop(ended);
 }
@@ -116,6 +121,8 @@ enum Behaviour {
     Reset,
     Echo,
     Headers,
+    Events { events: u64, pause: Duration },
+    Websocket,
     Plain,
     Malformed,
 }
@@ -143,6 +150,11 @@ fn behaviour(path: &str) -> Behaviour {
             "reset" => Some(Behaviour::Reset),
             "echo" => Some(Behaviour::Echo),
             "headers" => Some(Behaviour::Headers),
+            "events" => (|| {
+                let (events, pause) = (number(MAX_CHUNKS)?, number(MAX_PAUSE_MS)?);
+                Some(Behaviour::Events { events, pause: Duration::from_millis(pause) })
+            })(),
+            "websocket" => Some(Behaviour::Websocket),
             _ => continue,
         };
         return found.unwrap_or(Behaviour::Malformed);
@@ -154,6 +166,9 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Payload>, Infalli
     let behaviour = behaviour(request.uri().path());
     if behaviour == Behaviour::Echo {
         return Ok(echo(request).await);
+    }
+    if behaviour == Behaviour::Websocket && request.headers().contains_key(UPGRADE) {
+        return Ok(websocket(request));
     }
     let to_head = request.method() == Method::HEAD;
     let headers = (behaviour == Behaviour::Headers).then(|| request.headers().clone());
@@ -187,7 +202,10 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Payload>, Infalli
         Behaviour::Malformed => text(400, "the fake upstream did not understand the path\n"),
         Behaviour::Reset => ok("application/octet-stream", Payload::cut(RESET_PROMISED_BYTES)),
         Behaviour::Headers => seen(&headers.unwrap_or_default()),
-        Behaviour::Plain | Behaviour::Echo => plain(),
+        Behaviour::Events { events, pause } => {
+            ok("text/event-stream", Payload::chunks(events, EVENT_BYTES, Some(pause)))
+        }
+        Behaviour::Plain | Behaviour::Echo | Behaviour::Websocket => plain(),
     })
 }
 
@@ -231,6 +249,28 @@ async fn echo(request: Request<Incoming>) -> Response<Payload> {
     }
 }
 
+/// Switches protocols and sends back what comes. Nobody checks the key: no browser asks.
+fn websocket(request: Request<Incoming>) -> Response<Payload> {
+    tokio::spawn(async {
+        if let Ok(upgraded) = hyper::upgrade::on(request).await {
+            let mut stream = TokioIo::new(upgraded);
+            let mut buffer = [0; 1024];
+            while let Ok(bytes @ 1..) = stream.read(&mut buffer).await {
+                if stream.write_all(&buffer[..bytes]).await.is_err() {
+                    break;
+                }
+            }
+            // Whoever is gone needs no farewell.
+            stream.shutdown().await.ok();
+        }
+    });
+    let mut response = empty(StatusCode::SWITCHING_PROTOCOLS);
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    response
+}
+
 /// `{"name": ["value", ...], ...}`, as the upstream received them.
 fn seen(headers: &http::HeaderMap) -> Response<Payload> {
     let value = |v: &HeaderValue| String::from_utf8_lossy(v.as_bytes()).into_owned();
@@ -263,6 +303,8 @@ mod tests {
             ("/fixed/", Behaviour::Malformed),
             ("/fixed/99999999999", Behaviour::Malformed),
             ("/stream/3", Behaviour::Malformed),
+            ("/events/9/5", Behaviour::Events { events: 9, pause: Duration::from_millis(5) }),
+            ("/load/websocket", Behaviour::Websocket),
             ("/204", Behaviour::NoContent),
             ("/v1/customers", Behaviour::Plain),
             ("", Behaviour::Plain),

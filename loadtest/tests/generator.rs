@@ -364,3 +364,20 @@ fn a_limit_passed_or_not_reached_or_of_another_level_is_found() {
     assert!(limit_findings(&limited_by("team"), 60)[0].starts_with("limit: only 50 were admitted"));
     assert!(limit_findings(&limited_by("plan"), 50)[0].contains("name the level plan, not team"));
 }
+
+#[test]
+fn a_websocket_is_whole_when_it_has_sent_back_and_ended() {
+    let upstream = upstream();
+    let scenario = scenario(
+        "rate = 1000\nrequests = 60\nconnections = 4\n\
+         [[request]]\nname = \"websocket\"\npath = \"/websocket\"\nwebsocket = true\nexpect = [101]\n\
+         [[request]]\nname = \"events\"\npath = \"/events/3/1\"\n\
+         [[request]]\nname = \"refused\"\npath = \"/fail/503\"\nwebsocket = true\n",
+    );
+    let recording = record(&scenario, &upstream.target());
+    let [websocket, events, refused] = &recording.record.kinds[..] else { panic!("three kinds") };
+    assert_eq!(statuses(websocket), BTreeMap::from([(101, 20)]));
+    assert_eq!(websocket.body_bytes, 20 * 100);
+    assert_eq!((statuses(events), events.body_bytes), (BTreeMap::from([(200, 20)]), 20 * 240));
+    assert_eq!(statuses(refused), BTreeMap::from([(503, 20)]));
+}

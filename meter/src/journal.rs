@@ -1,13 +1,13 @@
 //! The journal: where an event is safe before the client can have seen the end of its answer.
 //!
 //! # Layout
-//! A directory holds `lock`, `identity` (node number and epoch) and segment files. Each thread that
-//! appends has a *lane*, and each lane a chain of segments; a segment is preallocated, mapped into
-//! memory and written front to back:
+//! A directory holds `lock`, `identity.0` and `.1` (node number, epoch, losses: `record`), `synced`
+//! (`mark`) and segment files. Each thread that appends has a *lane*, and each lane a chain of
+//! segments; a segment is preallocated, mapped into memory and written front to back:
 //!
 //! ```text
 //! | header page: magic, layouts, node, epoch, lane, index, first sequence, checksum |
-//! |              committed offset, next sequence                                    |
+//! |              committed offset, next sequence, settled                           |
 //! | frame | frame | frame | ...                              zeros to the end       |
 //!   frame = length u32, CRC-32 u32, row          (row: see `event`; all little-endian)
 //! ```
@@ -17,37 +17,64 @@
 //! kernel at once, so a process that dies by SIGKILL leaves every committed frame behind.
 //!
 //! # Invariants
-//! - **M1** An event whose `append` returned is read back after `kill -9`. After a power failure
-//!   all but the last `sync_interval` is, and what is missing is reported as [`Loss`].
+//! - **M1** An event whose `append` returned is read back after `kill -9`. A power failure can take
+//!   what was appended in the last `sync_interval` and the round of syncing under way; that it
+//!   happened, and since when, is told as a [`Loss`] until somebody has noted it.
 //! - **M2** (with `ship`) The position below which segments are removed moves only when
 //!   everything before it is acknowledged. Event ids never repeat: the epoch is raised durably
 //!   before the first segment of an opening is made.
 //! - **M3** Sequences of a (node, epoch, lane) are dense from 0: a frame's checksum starts from its
 //!   identity, so it counts in its own place only, and a lane passes from thread to thread whole.
 //! - **M4** A full disk is an error when a segment is made, ahead of need, and never a signal while
-//!   a row is written; [`Journal::is_full`] says so while every active lane still has room.
+//!   a row is written; [`Journal::is_full`] says so while every active lane still has room. A
+//!   directory that was opened once can be opened without a free block, and shipped to make room:
+//!   identity, mark and shipping state are written over blocks they have.
 //! - A tear is found by checksum and cut; nothing behind it in the same segment is believed.
 //! - One process at a time: the directory is locked while a journal is open.
+//!
+//! # Power failure
+//! What is on the disk at any moment follows from the order of syncs:
+//! 1. A segment's blocks and name are durable (file, then directory) before it can be a spare.
+//! 2. A lane's first header page is synced before its first event returns; later ones before the
+//!    segment below is removed, because shipping syncs what it plans. So each lane that has an
+//!    acknowledged answer has a readable header on the disk, and is known to have been.
+//! 3. A round of syncing notes the time, then writes rows, then header pages, then the time into
+//!    `synced`. So `synced` never promises a row that is not there. (Header words may: the kernel
+//!    can write that page when it likes. They only say how much should be there.)
+//! 4. A clean `close` syncs, and only when that succeeded notes the end in the record.
+//! 5. Shipping syncs rows before it stores a plan, and stores the cursor before segments below it
+//!    are removed; a removal that is undone by the failure is repeated.
+//!
+//! The record names the machine's run ([`Boot`]) of an opening. The next opening finds no clean end
+//! and another run: then every lane of that opening gets a [`Loss`] of cause power, since `synced`.
+//! Under the same run the kernel still had everything. (One case is not seen: a disk that fails while
+//! the machine runs on, and is mounted again. Its failing syncs are logged and counted.)
 //!
 //! # Threads
 //! `append` works on the calling thread's own lane. One housekeeping thread makes and pre-faults
 //! spare segments and syncs every `sync_interval`. The shipper reads files below the committed
 //! offset, never the mapping.
 
+mod boot;
 mod claim;
 mod error;
 mod frame;
 mod header;
 mod housekeeping;
-mod identity;
+mod inspect;
 mod lane;
+mod loss;
 mod mapping;
+mod mark;
 mod pool;
 mod reader;
+mod record;
 mod recover;
 mod segment;
 mod shared;
 mod status;
+mod survey;
+mod verify;
 
 use std::fs::File;
 use std::io;
@@ -57,10 +84,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use boot::Boot;
 pub use error::{AppendError, JournalError, SegmentError};
+pub use inspect::{Inspection, LaneInspection, inspect};
+pub use loss::{Loss, LossCause};
 pub use reader::{Frame, LaneReader, ReadError};
 use shared::Shared;
 pub use status::JournalStatus;
+pub use verify::{Damage, Fault, Verification, verify};
 
 use crate::event::{Event, EventId};
 use header::{HEADER_BYTES, PAGE_BYTES};
@@ -120,19 +151,6 @@ impl Position {
     pub const START: Position = Position { segment: 0, offset: HEADER_BYTES as u64, sequence: 0 };
 }
 
-/// Events that were written and can no longer be read: torn by a power failure or damaged.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Loss {
-    /// Whose.
-    pub lane: LaneKey,
-    /// The first that is missing.
-    pub first_sequence: u64,
-    /// How many are, as far as the writer's own account survived.
-    pub events: u64,
-    /// Their bytes, as far as known.
-    pub bytes: u64,
-}
-
 /// An open journal. Dropping it closes it.
 #[derive(Debug)]
 pub struct Journal {
@@ -146,12 +164,21 @@ impl Journal {
     /// starts the housekeeping thread. A journal without room opens, and says
     /// [`Journal::is_full`]; everything else that is wrong is an error.
     pub fn open(settings: JournalSettings) -> Result<Arc<Journal>, JournalError> {
+        Journal::open_under(settings, &Boot::current())
+    }
+
+    /// As [`Journal::open`], in another run of the machine than this one: what a power failure
+    /// leaves, without one.
+    pub fn open_under(
+        settings: JournalSettings,
+        boot: &Boot,
+    ) -> Result<Arc<Journal>, JournalError> {
         check(&settings)?;
         let path = settings.directory.clone();
         let failed = |source| JournalError::Io { path: path.clone(), source };
         std::fs::create_dir_all(&path).map_err(failed)?;
         let lock = lock(&settings)?;
-        let shared = Arc::new(Shared::open(settings)?);
+        let shared = Arc::new(Shared::open(settings, boot)?);
         shared.replenish(true);
         shared.publish();
         let keeper = Arc::clone(&shared);
@@ -176,7 +203,7 @@ impl Journal {
     }
 
     /// As [`Journal::append`], with `note` called once, under the lane's lock, when the event's
-    /// identity is certain and before the event can be read: when `note` writes the identity where
+    /// identity is certain and before any of it is written: when `note` writes the identity where
     /// it survives `kill -9`, a later start can tell whether the event was written
     /// ([`Journal::holds`]). Not called when the event is not written.
     #[inline]
@@ -293,9 +320,17 @@ impl Journal {
         self.shared.retire(key)
     }
 
-    /// Events that were written and can no longer be read, as found since opening.
+    /// What is known to be lost: found by this opening or since, or by earlier ones and not noted
+    /// yet. What the numbers mean is said at the top of `loss.rs`.
     pub fn losses(&self) -> Vec<Loss> {
         self.shared.losses()
+    }
+
+    /// These losses are durable elsewhere: later openings do not tell them again. (This one still
+    /// does.) To be called before the position behind a loss is acknowledged, and after the caller
+    /// has made them durable.
+    pub fn losses_noted(&self, losses: &[Loss]) -> io::Result<()> {
+        self.shared.losses_noted(losses)
     }
 
     /// Refuses further events, brings everything to the disk, ends the thread and unlocks the
@@ -309,7 +344,9 @@ impl Journal {
             }
         }
         let Some(lock) = locked(&self.lock).take() else { return };
-        self.shared.sync();
+        if self.shared.sync() {
+            self.shared.seal();
+        }
         self.shared.pool.drain();
         // Not just closed: a child process that is being started holds the file for a moment too.
         if let Err(error) = lock.unlock() {

@@ -1,85 +1,158 @@
-//! Refused requests, counted: a flood of refusals must not become a flood of rows.
+//! Answers that are summed instead of written one by one: refusals, and what was served unmetered.
 //!
-//! Refusals of one second that agree in tenant, path, plan, app, route, reason and status are one
-//! [`Kind::Refused`] event on the meter `refusals`: its time is the start of the second, its
-//! `requests` and quantity the count.
+//! A flood of refusals must not become a flood of rows: refusals of one second that agree in
+//! tenant, path, plan, app, route, reason and status are one [`Kind::Refused`] event on the meter
+//! `refusals`. Its time is the start of the second, its `requests` and quantity the count. Requests
+//! served while the journal had no room ([`Refusals::count_unmetered`]) become one
+//! [`Kind::Request`] event for each group and day, flagged [`Flags::UNMETERED`], when there is room
+//! again; its time is the start of the earliest second counted.
 //!
-//! Guarantees: every counted refusal is in exactly one event; a group that was counted before costs
-//! no allocation; memory is bounded by [`MAX_GROUPS`]. A count that the journal has no room for is
-//! kept and added to the group's next, under the earlier second. Unlike an answered request, a
-//! refusal is held in memory until its second is over: a crash can take about the last second.
+//! # Guarantees
+//! - **M1** A count survives `kill -9`: it is in a mapped file before its call returns. What a
+//!   process left is journalled by the next.
+//! - **M2** Every count is in exactly one event. A power failure takes what was counted in the last
+//!   second or so; of counts that wait for room, what came since the last flush. It doubles none.
+//! - A group that was counted before costs no allocation and no system call. Memory and file are
+//!   bounded by [`MAX_GROUPS`]; a request of yet another group, or of one whose labels are longer
+//!   than a slot, becomes an event of its own at once, as long as the journal has room.
+//! - A count that the journal has no room for is kept and added to the group's next, under the
+//!   earlier second.
+//!
+//! # How a count becomes an event
+//! A group lives in a slot of the file `refusals` in the journal's directory, which the journal's
+//! lock keeps to one process. Whatever a process was doing when it died, its slot says what holds:
+//!
+//! | done last | count | note | the next process |
+//! |---|---|---|---|
+//! | labels and second placed | 0 | none | finds a free slot |
+//! | counted | n | none | journals n |
+//! | identity of the event noted (`append_noting`) | n | row | the journal does not hold it: n |
+//! | event written | n | row | the journal holds it: nothing, count := 0 |
+//! | count := 0 | 0 | row | finds a free slot, note := none |
+//! | note := none | 0 | none | finds a free slot |
+//!
+//! So: a slot is placed and rolls to another second only at count 0; the note precedes every byte
+//! of the event, count := 0 follows the last one, and note := none follows that. The next process
+//! settles every slot before it ships anything (a shipped lane is removed, and then the journal
+//! could not tell) and before it counts anything (so no note meets a count it was not made for).
+//! It keeps a slot until its event is written by the steps above, so it may die as well.
+//!
+//! After a power failure slots and journal disagree: see `recover`. Counts that wait for room may
+//! be of many hours, so they are marked as *waiting* and synced with every flush; when there is room,
+//! they are *announced*, the table is synced again, and only then the steps above begin. So a count
+//! that waits on the disk has no event anywhere.
 
 use std::hash::BuildHasher;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
-use std::time::Duration;
 
 use hashbrown::HashTable;
 
-use crate::clock;
-use crate::event::{Event, Flags, Kind, Method};
+use crate::event::Event;
+#[cfg(doc)]
+use crate::event::{Flags, Kind};
 use crate::journal::{AppendError, Journal};
 
+mod boot;
+mod flusher;
+mod group;
+mod key;
+mod recover;
+mod slot;
+mod table;
 #[cfg(test)]
 mod tests;
 
-/// Groups remembered at most; a refusal of yet another group becomes an event of its own.
-pub const MAX_GROUPS: usize = 1 << 17;
+pub use flusher::Flusher;
+use group::Group;
+use key::{Key, OwnedKey, Sum, UNIT_NANO, US_PER_SECOND, day_of, second_of};
+use table::{Opened, Table};
+
+/// Groups remembered at most; a request of yet another group becomes an event of its own.
+pub const MAX_GROUPS: usize = 1 << 15;
 
 const SHARDS: usize = 16;
-const US_PER_SECOND: i64 = 1_000_000;
-/// A group without refusals is forgotten after so many seconds.
+/// A group without requests is forgotten after so many seconds.
 const IDLE_SECONDS: i64 = 10;
-/// Clock readings of two threads differ by no more; a larger step back is a clock that was set.
-const LATE_SECONDS: i64 = 2;
-/// How often the thread of [`Refusals::start`] flushes.
-const FLUSH_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Who was refused what, and why.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Labels<'a> {
-    tenant: &'a str,
-    path: &'a str,
-    plan: &'a str,
-    app: &'a str,
-    route: &'a str,
-    reason: &'a str,
-    status: u16,
+/// Counts that an earlier process left cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("the table of refusals {}", path.display())]
+pub struct RefusalsError {
+    /// The file.
+    pub path: PathBuf,
+    /// What the system said.
+    #[source]
+    pub source: io::Error,
 }
 
-/// A group and its count in one second.
-#[derive(Debug)]
-struct Group {
-    text: Box<str>,
-    ends: [usize; 6],
-    status: u16,
-    second: i64,
-    count: u32,
-}
-
-/// Counts refusals and journals them second by second.
+/// Counts refusals, and what was served unmetered, and journals them.
 #[derive(Debug)]
 pub struct Refusals {
     journal: Arc<Journal>,
+    /// `None` when no file could be made: counts are in memory only.
+    table: Option<Table>,
     hasher: foldhash::fast::RandomState,
     shards: [Mutex<HashTable<Group>>; SHARDS],
-    groups: AtomicUsize,
+    /// Slots that no group has; the next one is the last.
+    free: Mutex<Vec<u32>>,
+    /// Slots in all.
+    capacity: usize,
+    uncounted: AtomicU64,
 }
 
 impl Refusals {
-    /// A counter without a thread: the caller calls [`Refusals::flush`], or [`Refusals::start`].
-    pub fn new(journal: Arc<Journal>) -> Refusals {
-        Refusals {
-            journal,
-            hasher: foldhash::fast::RandomState::default(),
-            shards: std::array::from_fn(|_| Mutex::new(HashTable::new())),
-            groups: AtomicUsize::new(0),
-        }
+    /// Settles what an earlier process left, which must come before anything of this journal is
+    /// shipped. Without a thread: the caller calls [`Refusals::flush`], or [`Refusals::start`].
+    ///
+    /// A disk without room for the table is no error: counts are then in memory only
+    /// ([`Refusals::is_volatile`]). A table that is there and cannot be read is.
+    pub fn open(journal: Arc<Journal>) -> Result<Refusals, RefusalsError> {
+        Refusals::with_groups(journal, MAX_GROUPS, boot::boot_id())
     }
 
-    /// Counts one refusal at `now_us` (unix microseconds).
+    fn with_groups(
+        journal: Arc<Journal>,
+        groups: usize,
+        boot: u64,
+    ) -> Result<Refusals, RefusalsError> {
+        let path = journal.directory().join(table::NAME);
+        let failed = |source| RefusalsError { path: path.clone(), source };
+        let mut refusals = Refusals {
+            journal,
+            table: None,
+            hasher: foldhash::fast::RandomState::default(),
+            shards: std::array::from_fn(|_| Mutex::new(HashTable::new())),
+            free: Mutex::new((0..groups as u32).rev().collect()),
+            capacity: groups,
+            uncounted: AtomicU64::new(0),
+        };
+        let opened = Table::open(refusals.journal.directory(), groups, boot).map_err(failed)?;
+        match opened {
+            Opened::Table { table, same_run } => {
+                let holds = |id| refusals.journal.holds(id);
+                let recovered = recover::recover(&table, same_run, holds);
+                table.begin(boot).map_err(failed)?;
+                refusals.free = Mutex::new(recovered.free);
+                for group in recovered.groups {
+                    refusals.insert(group);
+                }
+                refusals.table = Some(table);
+            }
+            Opened::Impossible(error) => tracing::error!(
+                ?path,
+                %error,
+                "no table of refusals can be made: kill -9 will lose refusals of up to a second"
+            ),
+        }
+        refusals.describe();
+        Ok(refusals)
+    }
+
+    /// Counts one refusal at `now_us` (unix microseconds). When this returns, it survives
+    /// `kill -9`.
     #[allow(clippy::too_many_arguments, reason = "the columns of a row, in their order")]
     pub fn count(
         &self,
@@ -92,42 +165,119 @@ impl Refusals {
         reason: &str,
         status: u16,
     ) {
-        let labels = Labels { tenant, path, plan, app, route, reason, status };
-        let second = now_us.div_euclid(US_PER_SECOND);
-        let hash = self.hasher.hash_one(labels);
-        let mut shard = locked(&self.shards[hash as usize % SHARDS]);
-        if let Some(group) = shard.find_mut(hash, |group| group.labels() == labels) {
-            group.roll(second, &self.journal);
-            group.count = group.count.saturating_add(1);
+        let second = second_of(now_us);
+        let key = Key {
+            sum: Sum::Refused,
+            status,
+            day: day_of(second),
+            quantity_nano: UNIT_NANO,
+            texts: [tenant, path, plan, app, route, reason],
+        };
+        self.add(&key, second);
+    }
+
+    /// Counts a request that was served, and whose event the journal had no room for. When this
+    /// returns, it survives `kill -9`. Its tenant, path, plan, app, route, meter, status, quantity
+    /// and second are kept. An event that stands for no request is not counted.
+    pub fn count_unmetered(&self, event: &Event<'_>) {
+        if event.requests == 0 {
             return;
         }
-        let mut group = Group::new(&labels, second);
-        group.count = 1;
-        if self.groups.fetch_add(1, Ordering::Relaxed) < MAX_GROUPS {
-            shard.insert_unique(hash, group, |group| self.hasher.hash_one(group.labels()));
-        } else {
-            self.groups.fetch_sub(1, Ordering::Relaxed);
-            drop(shard);
-            if let Err(error) = group.write(&self.journal) {
-                tracing::error!(%error, "a refusal could not be counted");
+        let second = second_of(event.ts_us);
+        let &Event { tenant, path, plan, app, route, meter, .. } = event;
+        let key = Key {
+            sum: Sum::Unmetered,
+            status: event.status,
+            day: day_of(second),
+            quantity_nano: event.quantity_nano,
+            texts: [tenant, path, plan, app, route, meter],
+        };
+        self.add(&key, second);
+    }
+
+    fn add(&self, key: &Key<'_>, second: i64) {
+        let hash = self.hasher.hash_one(key);
+        let table = self.table.as_ref();
+        let mut shard = locked(&self.shards[hash as usize % SHARDS]);
+        if let Some(group) = shard.find_mut(hash, |group| group.key.key() == *key) {
+            if group.add(second, &self.journal, table) {
+                return;
             }
+        } else if let Some(owned) = OwnedKey::new(key, slot::TEXT_BYTES)
+            && let Some(slot) = locked(&self.free).pop()
+        {
+            let mut group = Group::new(owned, slot, second, table);
+            group.add(second, &self.journal, table);
+            shard.insert_unique(hash, group, |group| self.hasher.hash_one(group.key.key()));
+            return;
+        }
+        drop(shard);
+        self.write_alone(key, second);
+    }
+
+    #[cold]
+    fn write_alone(&self, key: &Key<'_>, second: i64) {
+        let Err(error) = self.journal.append(&key.event(second, 1)) else { return };
+        metrics::counter!("orbit_refusals_uncounted_total").increment(1);
+        if self.uncounted.fetch_add(1, Ordering::Relaxed) == 0 {
+            tracing::error!(%error, "a request could not be counted; further ones are not logged");
         }
     }
 
+    fn insert(&self, group: Group) {
+        let hash = self.hasher.hash_one(group.key.key());
+        let mut shard = locked(&self.shards[hash as usize % SHARDS]);
+        shard.insert_unique(hash, group, |group| self.hasher.hash_one(group.key.key()));
+    }
+
     /// Journals every count of a second that is over at `now_us`. What the journal has no room for
-    /// stays; the first refusal of the journal ends the flush.
+    /// stays, and is an error; the first refusal of the journal ends the flush.
     pub fn flush(&self, now_us: i64) -> Result<(), AppendError> {
         let current = now_us.div_euclid(US_PER_SECOND);
+        let is_full = self.journal.is_full();
+        let (waiting, is_synced) = self.prepare(current, is_full);
+        let table = self.table.as_ref();
         for shard in &self.shards {
             let mut shard = locked(shard);
-            let before = shard.len();
-            for group in shard.iter_mut().filter(|group| group.second < current) {
-                group.write(&self.journal)?;
+            for group in shard.iter_mut().filter(|group| group.is_due(current, is_synced)) {
+                group.write(&self.journal, table)?;
             }
-            shard.retain(|group| group.count > 0 || current - group.second < IDLE_SECONDS);
-            self.groups.fetch_sub(before - shard.len(), Ordering::Relaxed);
+            self.forget(&mut shard, current);
         }
-        Ok(())
+        if is_full && waiting > 0 { Err(AppendError::Full) } else { Ok(()) }
+    }
+
+    /// The groups that wait or are announced now, and whether the disk says so.
+    fn prepare(&self, current: i64, is_full: bool) -> (usize, bool) {
+        let table = self.table.as_ref();
+        let mut waiting = 0;
+        for shard in &self.shards {
+            let mut shard = locked(shard);
+            let prepared = shard.iter_mut().map(|group| group.prepare(current, is_full, table));
+            waiting += prepared.filter(|&must_sync| must_sync).count();
+        }
+        if waiting == 0 {
+            return (0, true);
+        }
+        let synced = table.map_or(Ok(()), Table::sync);
+        if let Err(error) = &synced {
+            tracing::warn!(%error, waiting, "counts that wait cannot be brought to the disk");
+        }
+        (waiting, synced.is_ok())
+    }
+
+    /// Frees the slots of groups that rest; sooner, when there are few left.
+    fn forget(&self, shard: &mut HashTable<Group>, current: i64) {
+        let mut free = locked(&self.free);
+        let is_crowded = free.len() < self.capacity / 4;
+        shard.retain(|group| {
+            let rests = is_crowded || current.saturating_sub(group.second) >= IDLE_SECONDS;
+            let is_kept = group.count > 0 || !rests;
+            if !is_kept {
+                free.push(group.slot);
+            }
+            is_kept
+        });
     }
 
     /// Start of the earliest second that is counted but not journalled, unix microseconds: nothing
@@ -141,111 +291,28 @@ impl Refusals {
         Some(second.saturating_mul(US_PER_SECOND))
     }
 
+    /// Whether counts are in memory only, because no table could be made.
+    pub fn is_volatile(&self) -> bool {
+        self.table.is_none()
+    }
+
     /// Starts the thread that flushes; dropping the result ends it after a last flush of
     /// everything.
     pub fn start(self: &Arc<Refusals>) -> io::Result<Flusher> {
-        let refusals = Arc::clone(self);
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let thread =
-            std::thread::Builder::new().name("orbit-refusals".to_owned()).spawn(move || {
-                while !stopped.load(Ordering::Acquire) {
-                    std::thread::park_timeout(FLUSH_INTERVAL);
-                    if let Err(error) = refusals.flush(clock::unix_us()) {
-                        // The journal says itself, and once, that it is full; the counts are kept.
-                        tracing::debug!(%error, "refusals wait for room in the journal");
-                    }
-                }
-                if let Err(error) = refusals.flush(i64::MAX) {
-                    tracing::error!(%error, "the last refusals could not be journalled");
-                }
-            })?;
-        Ok(Flusher { stop, thread: Some(thread) })
-    }
-}
-
-/// The flushing thread of [`Refusals::start`]; dropping it flushes everything and ends it.
-#[derive(Debug)]
-pub struct Flusher {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Drop for Flusher {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Release);
-        let Some(thread) = self.thread.take() else { return };
-        thread.thread().unpark();
-        if thread.join().is_err() {
-            tracing::error!("the thread that journals refusals had panicked");
-        }
-    }
-}
-
-impl Group {
-    fn new(labels: &Labels<'_>, second: i64) -> Group {
-        let Labels { tenant, path, plan, app, route, reason, status } = *labels;
-        let parts = [tenant, path, plan, app, route, reason];
-        let mut end = 0;
-        let ends = parts.map(|part| {
-            end += part.len();
-            end
-        });
-        Group { text: parts.concat().into_boxed_str(), ends, status, second, count: 0 }
+        Flusher::start(Arc::clone(self))
     }
 
-    fn labels(&self) -> Labels<'_> {
-        let [tenant, path, plan, app, route, reason] = self.ends;
-        Labels {
-            tenant: &self.text[..tenant],
-            path: &self.text[tenant..path],
-            plan: &self.text[path..plan],
-            app: &self.text[plan..app],
-            route: &self.text[app..route],
-            reason: &self.text[route..reason],
-            status: self.status,
-        }
-    }
-
-    /// Makes `second` the one that is counted. A count without room keeps its own second, and a
-    /// refusal whose clock was read just before another's joins the later second.
-    fn roll(&mut self, second: i64, journal: &Journal) {
-        let is_late = (second + 1..=second + LATE_SECONDS).contains(&self.second);
-        if self.second != second && !is_late && self.write(journal).is_ok() {
-            self.second = second;
-        }
-    }
-
-    /// Journals the count, if there is one, and starts over.
-    fn write(&mut self, journal: &Journal) -> Result<(), AppendError> {
-        if self.count == 0 {
-            return Ok(());
-        }
-        let Labels { tenant, path, plan, app, route, reason, status } = self.labels();
-        journal.append(&Event {
-            ts_us: self.second.saturating_mul(US_PER_SECOND),
-            request_id: [0; 16],
-            kind: Kind::Refused,
-            method: Method::Other,
-            status,
-            flags: Flags::GATEWAY_MADE,
-            requests: self.count,
-            quantity_nano: i128::from(self.count) * 1_000_000_000,
-            request_bytes: 0,
-            response_bytes: 0,
-            duration_us: 0,
-            upstream_us: 0,
-            tenant,
-            path,
-            plan,
-            key_id: "",
-            app,
-            route,
-            meter: "refusals",
-            reason,
-        })?;
-        self.count = 0;
-        Ok(())
+    fn describe(&self) {
+        metrics::describe_gauge!(
+            "orbit_refusals_volatile",
+            "1 while refusals are counted in memory only"
+        );
+        metrics::describe_counter!(
+            "orbit_refusals_uncounted_total",
+            "Requests that neither the table of refusals nor the journal had room for"
+        );
+        let volatile = if self.is_volatile() { 1.0 } else { 0.0 };
+        metrics::gauge!("orbit_refusals_volatile").set(volatile);
     }
 }
 

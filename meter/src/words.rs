@@ -47,7 +47,7 @@ impl Words {
     }
 
     /// All of them.
-    #[allow(unsafe_code, reason = "the file's words are shared atomics")]
+    #[allow(unsafe_code, clippy::cast_ptr_alignment, reason = "a mapping starts at a page")]
     pub(crate) fn all(&self) -> &[AtomicU64] {
         // SAFETY: the mapping starts at a page, so words are aligned; its length is a multiple of
         // a word and lives as long as `self`; every block of it is allocated; nothing accesses it

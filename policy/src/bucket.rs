@@ -8,7 +8,8 @@
 //!
 //! When a reload changes a limit's rate or burst, the new bucket takes over what the old one
 //! had spent, in tokens (**P3**). The old word is sealed in the same step, so no take can slip
-//! in between; whoever meets a sealed bucket holds an old snapshot and asks the new one.
+//! in between; whoever meets a sealed bucket holds an old snapshot and asks the new one. What was
+//! spent before a restart is put into a new process's buckets the same way: as a [`Debt`].
 
 use std::sync::Arc;
 
@@ -29,8 +30,36 @@ pub struct Terms {
     pub burst: u64,
 }
 
+/// What of a bucket is spent: how long it takes to be full again if nothing more is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Debt {
+    /// Nanoseconds in which one token comes back. At least 1.
+    pub interval_ns: u64,
+    /// Nanoseconds until the bucket is full.
+    pub ahead_ns: u64,
+}
+
+impl Debt {
+    /// The debt `elapsed_ns` later.
+    #[must_use]
+    pub(crate) fn after(self, elapsed_ns: u64) -> Debt {
+        Debt { ahead_ns: self.ahead_ns.saturating_sub(elapsed_ns), ..self }
+    }
+
+    /// Nanoseconds to full in which as many tokens come back under another interval. Rounded up: a
+    /// change of terms must not forgive a fraction either (**P3**).
+    pub(crate) fn ahead_under(self, interval_ns: u64) -> u64 {
+        if self.interval_ns == interval_ns {
+            return self.ahead_ns;
+        }
+        let product = u128::from(self.ahead_ns) * u128::from(interval_ns);
+        u64::try_from(product.div_ceil(u128::from(self.interval_ns.max(1)))).unwrap_or(u64::MAX)
+    }
+}
+
 impl Terms {
-    fn tolerance_ns(self) -> u64 {
+    /// Nanoseconds in which an empty bucket fills.
+    pub(crate) fn tolerance_ns(self) -> u64 {
         self.interval_ns * self.burst
     }
 
@@ -122,11 +151,9 @@ impl Bucket {
         let Some(Heritage { from, old, new }) = heritage.take().map(|boxed| *boxed) else { return };
         from.settle(now);
         let spent_until = from.word.swap(SEALED, Ordering::AcqRel);
-        let debt_ns = u128::from(spent_until.saturating_sub(now.0));
-        // In tokens, rounded up: a change of terms must not forgive a fraction either.
-        let debt_ns = (debt_ns * u128::from(new.interval_ns)).div_ceil(u128::from(old.interval_ns));
-        let debt_ns = u64::try_from(debt_ns).unwrap_or(UNSETTLED - 1);
-        let word = now.0.saturating_add(debt_ns).min(UNSETTLED - 1);
+        let ahead_ns = spent_until.saturating_sub(now.0);
+        let debt = Debt { interval_ns: old.interval_ns, ahead_ns };
+        let word = now.0.saturating_add(debt.ahead_under(new.interval_ns)).min(UNSETTLED - 1);
         self.word.store(word, Ordering::Release);
     }
 
@@ -189,6 +216,22 @@ impl Bucket {
     pub fn put_back(&self, terms: Terms, cost: u32, now: Nanos, before: u64) -> bool {
         let Some(after) = terms.advance(before, cost, now) else { return false };
         self.word.compare_exchange(after, before, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// Nanoseconds until the bucket is full; 0 for a sealed one, whose successor tells.
+    pub(crate) fn ahead_ns(&self, now: Nanos) -> u64 {
+        match self.load(now) {
+            SEALED => 0,
+            word => word.saturating_sub(now.0),
+        }
+    }
+
+    /// Makes the bucket full in `ahead_ns` at the earliest. Never forgives anything.
+    pub(crate) fn raise(&self, ahead_ns: u64, now: Nanos) {
+        self.load(now);
+        let least = now.0.saturating_add(ahead_ns).min(UNSETTLED - 1);
+        // A sealed word is above all others, so it stays.
+        self.word.fetch_max(least, Ordering::AcqRel);
     }
 
     /// Tokens left now.

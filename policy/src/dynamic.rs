@@ -4,22 +4,28 @@
 //! absence would not say, so only such entries are ever removed: eviction forgives nobody
 //! early. While the map is at its cap, keys that are not in it share one bucket per limit, so a
 //! flood of new addresses meets one limit together instead of none.
+//!
+//! The map is swept and exported while requests use it: it has many shards, each locked for tens of
+//! microseconds at a time.
 
 use std::hash::BuildHasherDefault;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
 use dashmap::{DashMap, Entry};
 use siphasher::sip128::{Hasher128, SipHasher13};
 
-use crate::bucket::Terms;
+use crate::bucket::{Debt, Terms};
 use crate::time::Nanos;
+
+/// A million entries are four thousand a shard.
+const SHARDS: usize = 256;
 
 /// A limit and whom it holds, as a keyed 128-bit hash: addresses and user names are not kept.
 ///
 /// A value below 2^64 is the bucket of a limit that keys without an entry share.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(crate) struct Subject(u128);
+pub(crate) struct Subject(pub(crate) u128);
 
 impl Subject {
     fn shared(limit: u64) -> Subject {
@@ -42,6 +48,19 @@ pub(crate) struct DynamicBuckets {
     count: AtomicUsize,
     cap: usize,
     hash_key: [u8; 16],
+    /// When every bucket was empty, in [`Nanos`] that may lie before their base: nobody without an
+    /// entry has more than what came back since.
+    emptied_at: AtomicI64,
+}
+
+/// What a limit with one bucket for each client or user is known by: the same in every process.
+pub(crate) fn limit_id(owner: &str, name: &str) -> u64 {
+    use std::hash::Hasher;
+    let mut hasher = SipHasher13::new();
+    hasher.write(owner.as_bytes());
+    hasher.write_u8(0xff);
+    hasher.write(name.as_bytes());
+    hasher.finish128().as_u128() as u64
 }
 
 /// The answer of a dynamic bucket; times and counts as in [`Take`](crate::bucket::Take).
@@ -52,9 +71,10 @@ pub(crate) enum DynamicTake {
 
 impl DynamicBuckets {
     pub(crate) fn new(cap: usize, hash_key: [u8; 16]) -> Self {
-        let map =
-            DashMap::with_capacity_and_hasher(cap.min(1 << 16), BuildHasherDefault::default());
-        DynamicBuckets { map, count: AtomicUsize::new(0), cap, hash_key }
+        let (capacity, hasher) = (cap.min(1 << 16), BuildHasherDefault::default());
+        let map = DashMap::with_capacity_and_hasher_and_shard_amount(capacity, hasher, SHARDS);
+        let emptied_at = AtomicI64::new(i64::MIN);
+        DynamicBuckets { map, count: AtomicUsize::new(0), cap, hash_key, emptied_at }
     }
 
     pub(crate) fn client(&self, limit: u64, address: IpAddr) -> Subject {
@@ -96,7 +116,7 @@ impl DynamicBuckets {
                 },
                 None => 0,
             };
-            return answer(word, terms, cost, now).0;
+            return answer(word.max(self.floor(terms)), terms, cost, now).0;
         }
         let full = self.is_full();
         let mut entry = match self.map.entry(subject) {
@@ -112,7 +132,7 @@ impl DynamicBuckets {
                 self.map.entry(Subject::shared(limit)).or_insert_with(fresh)
             }
         };
-        let word = entry.word_under(terms, now);
+        let word = entry.word_under(terms, now).max(self.floor(terms));
         let (taken, after) = answer(word, terms, cost, now);
         *entry.value_mut() = Tat { word: after, interval_ns: terms.interval_ns };
         taken
@@ -133,6 +153,44 @@ impl DynamicBuckets {
                 tat.word = before;
             }
         }
+    }
+
+    /// The least word of any bucket: what came back since all were empty is all there is.
+    fn floor(&self, terms: Terms) -> u64 {
+        let emptied_at = self.emptied_at.load(Ordering::Relaxed);
+        emptied_at.saturating_add_unsigned(terms.tolerance_ns()).max(0).cast_unsigned()
+    }
+
+    /// From now on nobody has more than what came back since `at`, which may lie before the base of
+    /// [`Nanos`].
+    pub(crate) fn empty_at(&self, at: i64) {
+        self.emptied_at.fetch_max(at, Ordering::Relaxed);
+    }
+
+    /// The latest instant of [`empty_at`](Self::empty_at).
+    pub(crate) fn emptied_at(&self) -> Option<i64> {
+        Some(self.emptied_at.load(Ordering::Relaxed)).filter(|at| *at != i64::MIN)
+    }
+
+    /// Shows every bucket that is not full.
+    pub(crate) fn export(&self, now: Nanos, mut visit: impl FnMut(Subject, Debt)) {
+        for entry in &self.map {
+            let ahead_ns = entry.word.saturating_sub(now.0);
+            if ahead_ns > 0 {
+                visit(*entry.key(), Debt { interval_ns: entry.interval_ns, ahead_ns });
+            }
+        }
+    }
+
+    /// Makes a bucket owe at least `debt`. What was held before a restart is held after it, even
+    /// under a lower cap.
+    pub(crate) fn raise(&self, subject: Subject, debt: Debt, now: Nanos) {
+        let mut tat = self.map.entry(subject).or_insert_with(|| {
+            self.count.fetch_add(usize::from(!subject.is_shared()), Ordering::Relaxed);
+            Tat { word: 0, interval_ns: debt.interval_ns }
+        });
+        let ahead_ns = debt.ahead_under(tat.interval_ns);
+        tat.word = tat.word.max(now.0.saturating_add(ahead_ns));
     }
 
     fn is_full(&self) -> bool {
@@ -161,9 +219,8 @@ impl Tat {
         if self.interval_ns == terms.interval_ns || self.word <= now.0 {
             return self.word;
         }
-        let debt_ns = u128::from(self.word - now.0) * u128::from(terms.interval_ns);
-        let debt_ns = debt_ns.div_ceil(u128::from(self.interval_ns));
-        now.0.saturating_add(u64::try_from(debt_ns).unwrap_or(u64::MAX))
+        let debt = Debt { interval_ns: self.interval_ns, ahead_ns: self.word - now.0 };
+        now.0.saturating_add(debt.ahead_under(terms.interval_ns))
     }
 }
 

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Invariants (numbered in ARCHITECTURE.md): **P1** a limit never admits more than
-//! `rate x time + burst`; **P2** a refused chain leaves every level as it was; **P3** a reload
-//! never forgives spent allowance; **P4** bad documents change nothing and say why.
+//! `rate x time + burst`; **P2** a refused chain leaves every level as it was; **P3** neither a
+//! reload nor a restart forgives spent allowance; **P4** bad documents change nothing and say why.
 
 pub mod bucket;
 mod catalogue;
@@ -24,10 +24,13 @@ pub mod snapshot;
 mod sync;
 pub mod time;
 
+pub use bucket::Debt;
 pub use decide::{Admission, Call, Decision, Denial, Permit, Reason};
 pub use diagnostics::{Diagnostic, Diagnostics};
 pub use documents::Source;
 pub use keys::ApiKey;
-pub use policy::{Applied, Policy, PolicySettings, Summary, check};
+pub use policy::{
+    Applied, Held, Owner, Policy, PolicySettings, Record, Restored, Spent, Summary, check,
+};
 pub use snapshot::Snapshot;
 pub use time::Nanos;

@@ -1,5 +1,7 @@
 //! The policy in force: one snapshot behind an atomic pointer, replaced whole or not at all.
 
+mod carry;
+
 use std::sync::{Arc, Mutex, OnceLock};
 
 use arc_swap::ArcSwap;
@@ -11,13 +13,15 @@ use crate::documents::Source;
 use crate::dynamic::DynamicBuckets;
 use crate::snapshot::{Equipment, Snapshot};
 use crate::time::Nanos;
+pub use carry::{Held, Owner, Record, Restored, Spent};
 
 /// What is fixed for the life of the process.
 #[derive(Clone, Debug)]
 pub struct PolicySettings {
     /// Most client addresses and end users held one by one, over all limits (48 bytes each).
     pub max_dynamic_keys: usize,
-    /// Key of the hash by which they are held; random, so that nobody can aim for one bucket.
+    /// Key of the hash by which they are held; random, so that nobody can aim for one bucket. What
+    /// they have spent is found again after a restart under the same key only.
     pub hash_key: [u8; 16],
 }
 
@@ -25,6 +29,9 @@ pub struct PolicySettings {
 pub struct Policy {
     current: ArcSwap<Snapshot>,
     applying: Mutex<()>,
+    /// Held while buckets are handed over to a new snapshot, which takes no time compared with
+    /// building it: whoever holds it sees every bucket where it is in force.
+    handing_over: Mutex<()>,
     equip: OnceLock<Equip>,
 }
 
@@ -68,13 +75,14 @@ pub fn check(sources: &[Source]) -> Result<Summary, Diagnostics> {
 }
 
 impl Policy {
-    /// The first policy of a process; every bucket starts full.
+    /// The first policy of a process; every bucket starts full until [`restore`](Self::restore).
     pub fn new(sources: &[Source], settings: &PolicySettings) -> Result<Policy, Diagnostics> {
         let dynamic = DynamicBuckets::new(settings.max_dynamic_keys, settings.hash_key);
         let snapshot = catalogue::build(sources, None, &Arc::new(dynamic))?;
         Ok(Policy {
             current: ArcSwap::from_pointee(snapshot),
             applying: Mutex::new(()),
+            handing_over: Mutex::new(()),
             equip: OnceLock::new(),
         })
     }
@@ -118,6 +126,7 @@ impl Policy {
             next.equipment.get_or_init(|| equip(&next));
         }
         let next = Arc::new(next);
+        let _turn = self.handing_over.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         self.current.store(Arc::clone(&next));
         let now = now();
         for bucket in &next.inherited {

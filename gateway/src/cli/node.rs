@@ -5,7 +5,7 @@ use clap::error::ErrorKind;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use orbit_meter::clickhouse::Store;
-use orbit_meter::clickhouse::nodes::{NodeState, NodeWord};
+use orbit_meter::clickhouse::nodes::{self, AWAY_AFTER, NodeState};
 
 use super::{Config, output};
 use crate::clock::Clock;
@@ -68,7 +68,7 @@ impl List {
         let now_us = Clock::start().unix_us();
         output::line(row(["node", "host", "state", "watermark", "to ship", "spoke"]));
         for word in words {
-            let away = if word.is_away(now_us) { "away" } else { word.state.as_str() };
+            let away = if word.is_away(now_us, AWAY_AFTER) { "away" } else { word.state.as_str() };
             let watermark = word.watermark_us.map_or_else(|| "unknown".to_owned(), time);
             let (node, to_ship) = (word.node.to_string(), word.backlog_events.to_string());
             let spoke = time(word.updated_us);
@@ -106,19 +106,19 @@ impl Retire {
 }
 
 /// Whether the node is known, and not one that is there.
-fn may_retire(words: &[NodeWord], node: u32, now_us: i64) -> anyhow::Result<()> {
+fn may_retire(words: &[nodes::Node], node: u32, now_us: i64) -> anyhow::Result<()> {
     let Some(word) = words.iter().find(|word| word.node == node) else {
         let known: Vec<String> = words.iter().map(|word| word.node.to_string()).collect();
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
         bail!("no node {node} has ever reported; those that have: {known}");
     };
-    if word.state == NodeState::Running && !word.is_away(now_us) {
+    if word.state == NodeState::Running && !word.is_away(now_us, AWAY_AFTER) {
         bail!("node {node} runs: it spoke at {}", time(word.updated_us));
     }
     Ok(())
 }
 
-async fn nodes(store: &Store, url: &str) -> anyhow::Result<Vec<NodeWord>> {
+async fn nodes(store: &Store, url: &str) -> anyhow::Result<Vec<nodes::Node>> {
     let asked = store.nodes().await;
     asked.with_context(|| format!("the usage database at {url} does not tell its nodes"))
 }
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn only_a_node_that_is_away_is_retired() {
-        let word = |node: u32, state: NodeState, updated_us: i64| NodeWord {
+        let word = |node: u32, state: NodeState, updated_us: i64| nodes::Node {
             node,
             epoch: 1,
             state,

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use super::Cidr;
 
@@ -71,6 +71,25 @@ pub struct Admin {
     pub token_file: PathBuf,
 }
 
+/// `[ingest]`: where usage that does not pass the proxy is sent to.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Ingest {
+    /// Where it listens; none for no listener.
+    #[serde(deserialize_with = "address_or_empty")]
+    pub listen: Option<SocketAddr>,
+    /// The bearer token's file; made with a random token and mode 0600 when it does not exist.
+    pub token_file: PathBuf,
+    /// Longest request body, in bytes.
+    pub max_body_bytes: usize,
+    /// Oldest event taken, in days.
+    pub max_age_days: u32,
+    /// How far ahead of this machine's clock an event may be dated, in seconds.
+    pub max_future_s: u32,
+    /// How long an event is remembered, so that it counts once, in days.
+    pub dedup_days: u32,
+}
+
 /// `[policy]`: where the policy documents are.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -81,6 +100,26 @@ pub struct PolicyFiles {
     pub watch: bool,
     /// Most client addresses and end users whose limits are held one by one, 48 bytes each.
     pub max_dynamic_keys: usize,
+}
+
+/// `[limits]`: what limits have spent, over a restart.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// The directory it is saved in, used by one process only.
+    pub directory: PathBuf,
+    /// How limits start after an end that was not in order.
+    pub after_crash: AfterCrash,
+}
+
+/// How limits start when the gateway was killed, so that what was spent at the very end is unknown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AfterCrash {
+    /// Where they were at the last save, at most about a second before.
+    Resume,
+    /// With nothing left, refilled at their rates.
+    Empty,
 }
 
 /// `[journal]`: where usage events are kept until they are shipped.
@@ -250,6 +289,42 @@ impl Default for Admin {
     }
 }
 
+impl Default for Ingest {
+    fn default() -> Ingest {
+        Ingest {
+            listen: Some(SocketAddr::from(([127, 0, 0, 1], 8081))),
+            token_file: PathBuf::from("../data/ingest.token"),
+            max_body_bytes: 8 * 1024 * 1024,
+            max_age_days: 35,
+            max_future_s: 300,
+            dedup_days: 35,
+        }
+    }
+}
+
+impl Ingest {
+    /// How long an event must be remembered: longer than it may be dated ahead, and a day more for
+    /// a clock that is set.
+    pub fn keep(&self) -> Duration {
+        let days = Duration::from_hours(24) * (self.dedup_days + 1);
+        days + Duration::from_secs(self.max_future_s.into())
+    }
+}
+
+/// An address, or an empty text for none.
+fn address_or_empty<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let parse = |text: &str| {
+        text.parse().map_err(|_| {
+            let message = format!("`{text}` is neither \"ADDRESS:PORT\" nor empty");
+            serde::de::Error::custom(message)
+        })
+    };
+    (!text.is_empty()).then(|| parse(&text)).transpose()
+}
+
 impl Default for PolicyFiles {
     fn default() -> PolicyFiles {
         PolicyFiles {
@@ -257,6 +332,12 @@ impl Default for PolicyFiles {
             watch: true,
             max_dynamic_keys: 1_000_000,
         }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { directory: PathBuf::from("../data/state"), after_crash: AfterCrash::Resume }
     }
 }
 

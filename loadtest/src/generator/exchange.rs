@@ -33,10 +33,15 @@ pub(super) async fn exchange(
         Ok(response) => response,
         Err(error) => return Outcome::Failed(before_answer(&error)),
     };
-    let status = response.status().as_u16();
     if matches!(kind.abort, Abort::Header | Abort::Sent(_)) {
         return Outcome::Aborted;
     }
+    finished(response, kind).await
+}
+
+/// Reads an answer as far as its kind says.
+pub(super) async fn finished(response: Response<Incoming>, kind: &Prepared) -> Outcome {
+    let status = response.status().as_u16();
     let (head, body) = response.into_parts();
     let problem = is_problem(&head.headers);
     let wants_refusal = kind.limited && problem && head.status == StatusCode::TOO_MANY_REQUESTS;
@@ -47,12 +52,17 @@ pub(super) async fn exchange(
     match read(body, stop_at, wants_refusal).await {
         Ok(Read::Whole { body_bytes, kept }) => {
             let refusal = wants_refusal.then(|| Box::new(refusal(&kept)));
-            let id = head.headers.get(REQUEST_ID).and_then(|id| RequestId::parse(id.as_bytes()));
+            let id = request_id(&head.headers);
             Outcome::Whole(Whole { status, id, problem, body_bytes, refusal })
         }
         Ok(Read::Stopped) => Outcome::Aborted,
         Err(_) => Outcome::Failed(Failure::CutShort),
     }
+}
+
+/// The id the answer says it has.
+pub(super) fn request_id(headers: &HeaderMap) -> Option<RequestId> {
+    headers.get(REQUEST_ID).and_then(|id| RequestId::parse(id.as_bytes()))
 }
 
 enum Read {
@@ -85,7 +95,7 @@ fn refusal(body: &[u8]) -> Refusal {
 }
 
 /// Whether the gateway made the answer itself: those are RFC 9457 problem details.
-fn is_problem(headers: &HeaderMap) -> bool {
+pub(super) fn is_problem(headers: &HeaderMap) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(|value| {
         let value = value.as_bytes();
         let essence = value.split(|byte| *byte == b';').next().unwrap_or(value);

@@ -18,6 +18,7 @@ use crate::target::Target;
 use super::exchange::exchange;
 use super::prepare::Prepared;
 use super::record::{Failure, Outcome};
+use super::upgrade;
 
 type Http1Connection = http1::Connection<TokioIo<TcpStream>, Full<Bytes>>;
 type Http2Sender = http2::SendRequest<Full<Bytes>>;
@@ -63,7 +64,7 @@ impl Http2Connection {
     }
 }
 
-async fn connect(target: &Target) -> Option<TcpStream> {
+pub(super) async fn connect(target: &Target) -> Option<TcpStream> {
     let stream = TcpStream::connect(target.address()).await.ok()?;
     stream.set_nodelay(true).ok()?;
     Some(stream)
@@ -116,6 +117,7 @@ impl Link {
     pub(super) async fn ask(&mut self, kind: &Prepared, timeout: Duration) -> Outcome {
         let ask = async {
             match self {
+                Link::Http1 { target, .. } if kind.websocket => upgrade::ask(target, kind).await,
                 Link::Http1 { target, open } => ask_http1(target, open, kind).await,
                 Link::Http2 { shared } => match shared.sender().await {
                     None => Outcome::Failed(Failure::Connect),
@@ -125,7 +127,8 @@ impl Link {
         };
         let outcome =
             tokio::time::timeout(timeout, ask).await.unwrap_or(Outcome::Failed(Failure::Timeout));
-        if let (Link::Http1 { open, .. }, false) = (self, matches!(outcome, Outcome::Whole(_))) {
+        let broken = !kind.websocket && !matches!(outcome, Outcome::Whole(_));
+        if let (Link::Http1 { open, .. }, true) = (self, broken) {
             *open = None;
         }
         outcome

@@ -1,7 +1,9 @@
 //! Requests made ready before the run: per request only cheap copies remain.
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, HOST};
+use http::header::{
+    AUTHORIZATION, CONNECTION, HOST, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 use http_body_util::Full;
@@ -23,6 +25,8 @@ pub(super) struct Prepared {
     pub(super) abort: Abort,
     /// The limit under check applies: refusals are read for what they name.
     pub(super) limited: bool,
+    /// It is to become a WebSocket.
+    pub(super) websocket: bool,
 }
 
 impl Prepared {
@@ -72,6 +76,17 @@ fn one(
         let (name, value) = key_header(kind.key_header, keys.get(label).ok_or_else(missing)?);
         headers.insert(name, value.ok_or_else(unsendable)?);
     }
+    if kind.websocket {
+        // RFC 6455, section 4.1; the key is the one of its example.
+        for (name, value) in [
+            (CONNECTION, "Upgrade"),
+            (UPGRADE, "websocket"),
+            (SEC_WEBSOCKET_VERSION, "13"),
+            (SEC_WEBSOCKET_KEY, "dGhlIHNhbXBsZSBub25jZQ=="),
+        ] {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+    }
     for (name, value) in &kind.headers {
         headers.append(name, value.clone());
     }
@@ -87,6 +102,7 @@ fn one(
         body: Bytes::from(vec![b'x'; kind.body_bytes as usize]),
         abort: kind.abort,
         limited,
+        websocket: kind.websocket,
     })
 }
 

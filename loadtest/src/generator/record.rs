@@ -227,7 +227,8 @@ impl Record {
         self.whole += 1;
         if let Some(answers) = &mut self.answers {
             let Whole { status, id, problem, .. } = whole;
-            answers.push(Answer { id, group: kind, status, gateway_made: problem });
+            let ended_ns = times.ended_ns;
+            answers.push(Answer { id, group: kind, status, gateway_made: problem, ended_ns });
         }
         if end.warm {
             return;

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use crate::generator::Recording;
+use crate::generator::{Failure, KindRecord, Recording};
 use crate::scenario::Scenario;
 
 use super::table::{Patience, Recorded, Table, TableError, Window};
@@ -46,13 +46,30 @@ pub async fn audit(
     patience: &Patience,
     watch: &mut dyn FnMut(Recorded, u64),
 ) -> Result<LedgerVerdict, TableError> {
-    for (expected, kind) in expectations.iter_mut().zip(&recording.record.kinds) {
-        expected.open = kind.aborted + kind.failed.values().sum::<u64>();
-    }
-    let answers: Vec<Answer> = recording.record.answers.take().unwrap_or_default();
     let window = Window::around(recording.started_unix_us, recording.ended_unix_us);
+    let answers = recording.record.answers.take().unwrap_or_default();
+    count_open(&mut expectations, &recording.record.kinds);
     let expected = answers.len() as u64;
     table.settled(window, expected, patience, &mut |recorded| watch(recorded, expected)).await?;
+    compare(table, window, expectations, answers).await
+}
+
+/// Notes how many requests of each kind brought no whole answer and may have a row all the same.
+pub(crate) fn count_open(expectations: &mut [Expectation], kinds: &[KindRecord]) {
+    for (expected, kind) in expectations.iter_mut().zip(kinds) {
+        // What had no connection was never sent.
+        let sent = kind.failed.iter().filter(|(failure, _)| **failure != Failure::Connect);
+        expected.open += kind.aborted + sent.map(|(_, count)| count).sum::<u64>();
+    }
+}
+
+/// Compares answers with the rows that are there now.
+pub(crate) async fn compare(
+    table: &Table,
+    window: Window,
+    expectations: Vec<Expectation>,
+    answers: Vec<Answer>,
+) -> Result<LedgerVerdict, TableError> {
     let mut ledger = Ledger::open(expectations, answers);
     table.rows(window, |row| ledger.row(row)).await?;
     for lane in table.lanes(window).await? {

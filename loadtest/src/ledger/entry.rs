@@ -47,6 +47,8 @@ pub struct Answer {
     pub status: u16,
     /// The gateway made it: its body is problem details.
     pub gateway_made: bool,
+    /// When its last byte was here, nanoseconds on the run's clock.
+    pub ended_ns: u64,
 }
 
 /// What the rows of one kind of request must say.

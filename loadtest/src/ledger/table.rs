@@ -78,7 +78,7 @@ pub enum TableError {
 pub struct Recorded {
     /// Rows of any kind.
     pub rows: u64,
-    /// Rows of answered requests.
+    /// Answered requests.
     pub requests: u64,
     /// Refusals the refused rows stand for.
     pub refusals: u64,
@@ -105,6 +105,9 @@ impl Patience {
 }
 
 impl Window {
+    /// All event time there is.
+    pub const EVER: Window = Window { from_unix_us: 0, to_unix_us: 7_258_118_400_000_000 };
+
     /// The whole seconds that contain a run, and one more for what was counted at its end.
     pub fn around(started_unix_us: i64, ended_unix_us: i64) -> Window {
         const SECOND_US: i64 = 1_000_000;
@@ -126,7 +129,7 @@ impl Table {
     /// How many requests of the window are recorded now.
     pub async fn recorded(&self, window: Window) -> Result<Recorded, TableError> {
         let sql = format!(
-            "SELECT count(), countIf(kind = 'request'), sumIf(requests, kind = 'refused') \
+            "SELECT count(), sumIf(requests, kind = 'request'), sumIf(requests, kind = 'refused') \
              FROM usage_events WHERE {} FORMAT TSV",
             window.condition()
         );
@@ -221,8 +224,11 @@ impl Table {
         lanes.ok_or(TableError::Malformed { expected: "lanes" })
     }
 
-    async fn numbers<const N: usize>(&self, sql: &str) -> Result<Vec<[u64; N]>, TableError> {
-        let answer = text(&self.target, self.query(sql).await?, ANSWER_TIMEOUT).await?;
+    pub(crate) async fn numbers<const N: usize>(
+        &self,
+        sql: &str,
+    ) -> Result<Vec<[u64; N]>, TableError> {
+        let answer = self.ask(sql).await?;
         let line = |line: &str| -> Option<[u64; N]> {
             let fields: Option<Vec<u64>> = line.split('\t').map(|n| n.parse().ok()).collect();
             fields?.try_into().ok()
@@ -231,7 +237,12 @@ impl Table {
         lines.ok_or(TableError::Malformed { expected: "lines of numbers" })
     }
 
-    async fn query(&self, sql: &str) -> Result<Response<Incoming>, TableError> {
+    /// The answer to a query, as text.
+    pub(crate) async fn ask(&self, sql: &str) -> Result<String, TableError> {
+        Ok(text(&self.target, self.query(sql).await?, ANSWER_TIMEOUT).await?)
+    }
+
+    pub(crate) async fn query(&self, sql: &str) -> Result<Response<Incoming>, TableError> {
         let mut request = Request::new(Full::new(Bytes::copy_from_slice(sql.as_bytes())));
         *request.method_mut() = Method::POST;
         let mut password = HeaderValue::from_str(self.password.expose())?;

@@ -25,6 +25,7 @@ fn answers() -> Vec<Answer> {
             group: u16::from(number >= 50),
             status: if number < 100 { 200 } else { 429 },
             gateway_made: number >= 100,
+            ended_ns: number,
         })
         .collect()
 }
@@ -74,7 +75,7 @@ fn the_right_rows_are_clean_and_counted() {
     let verdict = compare(answers(), &rows(), &lane());
     assert!(verdict.is_clean(), "{verdict:?}");
     let checked: Vec<u64> = verdict.checks.iter().map(|line| line.checked).collect();
-    assert_eq!(checked, [110, 102, 0, 10, 1]);
+    assert_eq!(checked, [110, 102, 0, 0, 10, 1]);
     let lines: Vec<_> = verdict
         .groups
         .iter()
@@ -169,6 +170,62 @@ fn a_refusal_of_a_client_that_left_is_allowed() {
     let mut rows = rows();
     rows.push(Row { tenant: "acme", route: "pix", ..refused(2) });
     assert_eq!(found(&rows), []);
+}
+
+#[test]
+fn more_of_a_request_belongs_to_the_row_that_counts_it() {
+    let part = |number| Row { requests: 0, flags: 8, ..request(number) };
+    let mut rows = rows();
+    rows.extend([part(7), part(7)]);
+    assert_eq!(found(&rows), []);
+    rows.push(Row { id: id(1000), ..request(0) });
+    rows.push(part(1000));
+    assert_eq!(found(&rows), [], "of a request without a whole answer");
+    rows.push(part(999));
+    assert_eq!(found(&rows), [(Check::Parts, Some(named(999)))]);
+    rows.pop();
+    rows.push(Row { requests: 1, ..part(7) });
+    assert_eq!(found(&rows), [(Check::Parts, Some(named(7)))]);
+    let rows: Vec<_> = rows.into_iter().filter(|row| row.id != id(7) || row.flags == 8).collect();
+    let checks: Vec<Check> = found(&rows).into_iter().map(|(check, _)| check).collect();
+    assert_eq!(checks, [Check::Parts, Check::Parts, Check::Answers]);
+}
+
+#[test]
+fn a_sum_of_what_was_served_without_room_stands_for_so_many_answers() {
+    let sum = |requests| Row { id: id(0), requests, flags: 4, ..request(7) };
+    let mut rows: Vec<_> = rows().into_iter().filter(|row| row.id > id(3)).collect();
+    rows.push(Row { kind: RowKind::Refused, status: 429, requests: 10, ..request(60) });
+    rows.push(sum(4));
+    assert_eq!(found(&rows), []);
+    rows.pop();
+    rows.push(sum(3));
+    assert_eq!(found(&rows).len(), 1, "one answer is in no row and no sum");
+    rows.pop();
+    // Two clients of this tenant and route left; a third request nobody made.
+    rows.extend([sum(6), sum(1)]);
+    assert_eq!(found(&rows), [(Check::Others, None)]);
+}
+
+#[test]
+fn refusals_for_want_of_room_name_no_tenant() {
+    let mut answers = answers();
+    answers[109].status = 503;
+    let full = |requests| Row { tenant: "", route: "", status: 503, ..refused(requests) };
+    let rows = |refusals| {
+        let mut rows = rows();
+        rows[101] = refused(5);
+        rows.push(full(refusals));
+        rows
+    };
+    let found = |refusals| {
+        let verdict = compare(answers.clone(), &rows(refusals), &lane());
+        verdict.findings.into_iter().map(|finding| finding.check).collect::<Vec<_>>()
+    };
+    assert_eq!(found(1), []);
+    assert_eq!(found(0), [Check::Refusals]);
+    assert_eq!(found(3), [], "clients of any kind that left may have been refused");
+    assert_eq!(found(4), [Check::Others]);
 }
 
 #[test]

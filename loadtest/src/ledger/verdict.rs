@@ -33,6 +33,8 @@ pub enum Check {
     Doubles,
     /// No more other rows than requests without a whole answer.
     Others,
+    /// Rows that are more of a request have the row that counts it.
+    Parts,
     /// Refused rows add up to the refusals received.
     Refusals,
     /// Lanes are dense.
@@ -57,6 +59,20 @@ impl Findings {
         if self.examples.len() < MAX_EXAMPLES {
             let id = id.map(|id| id.to_string());
             self.examples.push(Finding { check, id, says: says() });
+        }
+    }
+}
+
+impl Check {
+    /// What it checks, in a few words.
+    pub fn says(self) -> &'static str {
+        match self {
+            Check::Answers => "whole answers have one right row",
+            Check::Doubles => "rows occur once",
+            Check::Others => "other rows are aborts or failures",
+            Check::Parts => "parts belong to a counted request",
+            Check::Refusals => "refusals are counted",
+            Check::Sequences => "lanes are dense",
         }
     }
 }

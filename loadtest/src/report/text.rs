@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use crate::ledger::{Check, LedgerVerdict};
+use crate::ledger::LedgerVerdict;
 use crate::limit::LimitVerdict;
 
 use super::{CpuReport, KindReport, Latency, ReloadReport, Report};
@@ -188,13 +188,7 @@ fn write_ledger(f: &mut Formatter<'_>, ledger: &LedgerVerdict) -> fmt::Result {
     writeln!(f)?;
     writeln!(f, "{:<36}{:>12}{:>10}", "ledger", "checked", "wrong")?;
     for line in &ledger.checks {
-        let what = match line.check {
-            Check::Answers => "whole answers have one right row",
-            Check::Doubles => "rows occur once",
-            Check::Others => "other rows are aborts or failures",
-            Check::Refusals => "refusals are counted",
-            Check::Sequences => "lanes are dense",
-        };
+        let what = line.check.says();
         writeln!(f, "{what:<36}{:>12}{:>10}", line.checked, line.wrong)?;
     }
     writeln!(f)?;

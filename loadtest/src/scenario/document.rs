@@ -96,7 +96,7 @@ impl Check<'_> {
         let warmup = self.seconds("warmup_s", document.warmup_s.as_ref(), 0.0);
         let timeout = self.seconds("timeout_s", document.timeout_s.as_ref(), 10.0);
         let drain = self.seconds("drain_s", document.drain_s.as_ref(), 10.0);
-        let requests = self.requests(document.request);
+        let requests = self.requests(document.request, protocol);
         let expect_limit = document.expect_limit.map(|limit| self.limit(limit, &requests));
         Scenario {
             name: document.name.unwrap_or_else(|| stem.to_owned()),
@@ -172,7 +172,11 @@ impl Check<'_> {
         Duration::from_secs_f64(*value.get_ref())
     }
 
-    fn requests(&mut self, documents: Vec<Spanned<RequestDocument>>) -> Vec<RequestKind> {
+    fn requests(
+        &mut self,
+        documents: Vec<Spanned<RequestDocument>>,
+        protocol: Protocol,
+    ) -> Vec<RequestKind> {
         if documents.is_empty() {
             self.wrong(0, "request", "at least one [[request]] is needed");
         }
@@ -184,6 +188,9 @@ impl Check<'_> {
             let name_at = kind.name.span().start;
             if !names.insert(kind.name.get_ref().clone()) {
                 self.wrong(name_at, "name", format!("`{}` was used before", kind.name.get_ref()));
+            }
+            if let (Some(websocket), true) = (&kind.websocket, protocol != Protocol::Http1) {
+                self.wrong(websocket.span().start, "websocket", "only HTTP/1.1 becomes one here");
             }
             let kind = self.request(kind);
             total_weight = total_weight.saturating_add(kind.weight);
@@ -239,6 +246,7 @@ impl Check<'_> {
             },
             body_bytes,
             headers,
+            websocket: document.websocket.is_some_and(Spanned::into_inner),
             abort: document.abort.map_or(Abort::Never, |abort| self.abort(&abort)),
             expect,
             may_fail: document.may_fail,
@@ -265,7 +273,8 @@ impl Check<'_> {
     }
 
     fn status(&mut self, status: &Spanned<u16>) -> Option<u16> {
-        if !(200..=599).contains(status.get_ref()) {
+        // Of those below, one is final: the protocol is another afterwards.
+        if !(200..=599).contains(status.get_ref()) && *status.get_ref() != 101 {
             self.wrong(
                 status.span().start,
                 "expect",

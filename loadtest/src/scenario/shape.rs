@@ -48,6 +48,7 @@ pub(super) struct RequestDocument {
     #[serde(default)]
     pub(super) headers: BTreeMap<Spanned<String>, Spanned<String>>,
     pub(super) abort: Option<Spanned<AbortDocument>>,
+    pub(super) websocket: Option<Spanned<bool>>,
     #[serde(default)]
     pub(super) expect: Vec<Spanned<u16>>,
     #[serde(default)]

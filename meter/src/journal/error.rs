@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::event::EncodeError;
+use crate::slots::SlotsError;
 
 /// The journal could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +33,28 @@ pub enum JournalError {
         /// What the system said.
         #[source]
         source: io::Error,
+    },
+    /// The small files that say whose journal it is.
+    #[error(transparent)]
+    Slots(#[from] SlotsError),
+    /// They are whole but not ours.
+    #[error("journal identity {} is not understood", path.display())]
+    Identity {
+        /// The path both names start with.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// They were written by another version.
+    #[error("journal identity {} has version {found}, this program knows {known}", path.display())]
+    Version {
+        /// The path both names start with.
+        path: PathBuf,
+        /// Their version.
+        found: u32,
+        /// Ours.
+        known: u32,
     },
     /// A segment that this version cannot read; it is left as it is.
     #[error("journal segment {}", path.display())]

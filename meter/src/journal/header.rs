@@ -11,9 +11,11 @@
 //! | 48 | 4 | CRC-32 of the above |
 //! | 64 | 8 | committed offset, kept current by the writer |
 //! | 72 | 8 | next sequence, kept current by the writer |
+//! | 80 | 8 | 1 when a recovery has found the two words above, or corrected them |
 //!
 //! The two current words are hints after a crash: frames count by their own checksums, and the
-//! words only tell how much should have been there.
+//! words only tell how much should have been there. A recovery that has looked sets them right,
+//! and the next one need not look again.
 
 use super::frame::checksum;
 use super::{LaneKey, SegmentError};
@@ -29,6 +31,7 @@ pub(super) const STAMP_BYTES: usize = 52;
 pub(super) const COMMITTED_AT: usize = 64;
 /// Where the next sequence lies.
 pub(super) const APPENDED_AT: usize = 72;
+const SETTLED_AT: usize = 80;
 
 const MAGIC: [u8; 8] = *b"ORBITJNL";
 const SEGMENT_LAYOUT: u32 = 1;
@@ -42,13 +45,35 @@ pub(super) struct Header {
     pub(super) created_us: i64,
 }
 
+/// What is said about the frames of a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Hint {
+    /// Offset up to which frames were committed.
+    pub(super) committed: u64,
+    /// Sequence after the last of them.
+    pub(super) next_sequence: u64,
+    /// Said by a recovery that has read them, not by a writer.
+    pub(super) is_settled: bool,
+}
+
+impl Hint {
+    /// The three words, from the committed offset on.
+    pub(super) fn words(self) -> [u8; 24] {
+        let mut words = [0; 24];
+        words[0..8].copy_from_slice(&self.committed.to_le_bytes());
+        words[8..16].copy_from_slice(&self.next_sequence.to_le_bytes());
+        words[16..24].copy_from_slice(&u64::from(self.is_settled).to_le_bytes());
+        words
+    }
+}
+
 /// What a header page says.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Page {
     /// Never used.
     Blank,
-    /// A segment, with the two hints of its writer.
-    Segment { header: Header, committed: u64, next_sequence: u64 },
+    /// A segment, and how far it goes.
+    Segment { header: Header, hint: Hint },
 }
 
 impl Header {
@@ -89,8 +114,11 @@ pub(super) fn parse(page: &[u8; HEADER_BYTES]) -> Result<Page, SegmentError> {
             first_sequence: u64_at(page, 32),
             created_us: u64_at(page, 40).cast_signed(),
         },
-        committed: u64_at(page, COMMITTED_AT),
-        next_sequence: u64_at(page, APPENDED_AT),
+        hint: Hint {
+            committed: u64_at(page, COMMITTED_AT),
+            next_sequence: u64_at(page, APPENDED_AT),
+            is_settled: u64_at(page, SETTLED_AT) == 1,
+        },
     })
 }
 
@@ -126,7 +154,11 @@ mod tests {
         };
         let page = page_of(&header);
         let read = parse(&page).expect("a valid page");
-        assert_eq!(read, Page::Segment { header, committed: 0, next_sequence: 0 });
+        assert_eq!(read, Page::Segment { header, hint: Hint::default() });
+        let hint = Hint { committed: 5_000, next_sequence: 17, is_settled: true };
+        let mut settled = page;
+        settled[COMMITTED_AT..COMMITTED_AT + 24].copy_from_slice(&hint.words());
+        assert_eq!(parse(&settled), Ok(Page::Segment { header, hint }));
         for bit in 0..STAMP_BYTES * 8 {
             let mut page = page;
             page[bit / 8] ^= 1 << (bit % 8);

@@ -1,7 +1,8 @@
 //! The journal's own thread: spares, syncing, gauges.
 //!
-//! Guarantees: what was committed when a round began is on the disk when it ends, or the failure is
-//! counted, logged and tried again in the next; a round begins at least every `sync_interval`.
+//! Guarantees: what was committed when a round began is on the disk when it ends, and marked so; or
+//! the failure is counted, logged once, and tried again in the next. A round begins `sync_interval`
+//! after the end of the last.
 
 use std::sync::Arc;
 use std::thread;

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering, compiler_fence};
 use std::sync::{Arc, Mutex};
 
 use super::frame::{self, FRAME_HEAD_BYTES, Seed};
@@ -84,11 +84,14 @@ impl Lane {
             self.rotate(writer, pool, frame_bytes)?;
         }
         let sequence = writer.next_sequence;
-        let frame = &mut writer.tail.vacant()[..frame_bytes];
-        frame::write(frame, writer.seed, sequence, event);
         let LaneKey { node, epoch, lane } = self.key;
         let id = EventId { node, epoch, lane, sequence };
+        // Noted before the first byte of the frame, not just before the commit: after a crash a
+        // frame counts by its checksum, whatever was committed.
         note(id);
+        compiler_fence(Ordering::SeqCst);
+        let frame = &mut writer.tail.vacant()[..frame_bytes];
+        frame::write(frame, writer.seed, sequence, event);
         writer.next_sequence = sequence + 1;
         writer.tail.commit(frame_bytes, writer.next_sequence);
         Ok(id)
@@ -198,13 +201,10 @@ impl Lane {
     /// Remembers events that were written and can no longer be read; each place once.
     pub(super) fn note_loss(&self, loss: Loss) {
         let mut losses = locked(&self.losses);
-        let is_known = |known: &Loss| known.first_sequence == loss.first_sequence;
-        if losses.iter().any(is_known) {
-            return;
+        if !losses.iter().any(|known| known.is_of(&loss)) {
+            loss.log();
+            losses.push(loss);
         }
-        let Loss { lane, first_sequence, events, bytes } = loss;
-        tracing::error!(?lane, first_sequence, events, bytes, "journalled events are unreadable");
-        losses.push(loss);
     }
 
     pub(super) fn losses(&self) -> Vec<Loss> {

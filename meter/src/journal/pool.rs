@@ -28,8 +28,10 @@ pub(super) struct Pool {
     /// Lanes that some thread appends to.
     active: AtomicUsize,
     full: AtomicBool,
-    /// The disk refused a segment, and nothing was freed since.
+    /// The disk refused a segment, and it is not time to try again.
     disk_refuses: AtomicBool,
+    /// It refused the last one that was tried.
+    is_making_failing: AtomicBool,
     /// Segments made by a writer because no spare was ready.
     made_inline: AtomicUsize,
     housekeeper: OnceLock<Thread>,
@@ -64,6 +66,7 @@ impl Pool {
             active: AtomicUsize::new(0),
             full: AtomicBool::new(false),
             disk_refuses: AtomicBool::new(false),
+            is_making_failing: AtomicBool::new(false),
             made_inline: AtomicUsize::new(0),
             housekeeper: OnceLock::new(),
         }
@@ -202,13 +205,17 @@ impl Pool {
         let is_made = match made {
             Ok(spare) => {
                 spares.push(spare);
+                if self.is_making_failing.swap(false, Ordering::Relaxed) {
+                    tracing::info!("journal segments can be made again");
+                }
                 true
             }
             Err(error) => {
                 let bytes = self.bytes.fetch_sub(self.segment_bytes, Ordering::Relaxed);
                 self.disk_refuses.store(true, Ordering::Relaxed);
-                if !self.is_full() {
-                    tracing::error!(%error, bytes, "no journal segment can be made");
+                if !self.is_making_failing.swap(true, Ordering::Relaxed) {
+                    let directory = &self.directory;
+                    tracing::error!(%error, ?directory, bytes, "no journal segment can be made");
                 }
                 false
             }

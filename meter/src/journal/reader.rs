@@ -14,7 +14,8 @@ use std::sync::Arc;
 use super::frame::{self, FRAME_HEAD_BYTES, Found, MAX_FRAME_BYTES, Seed};
 use super::lane::{Lane, start_of};
 use super::segment::{Extent, Segment};
-use super::{LaneKey, Loss, Position};
+use super::{LaneKey, Loss, LossCause, Position};
+use crate::clock;
 use crate::event::EventId;
 
 /// Bytes asked of the file at once; more than the longest frame.
@@ -150,7 +151,7 @@ impl LaneReader {
         };
         let start = start_of(&segment);
         if start.segment != self.position.segment {
-            self.skip_to(start);
+            self.skip_to(&segment);
         }
         let file = File::open(segment.path()).map_err(|source| ReadError {
             path: segment.path().to_owned(),
@@ -176,33 +177,43 @@ impl LaneReader {
             return false;
         }
         let next = self.lane.segment_from(self.position.segment + 1);
-        if let Some(start) = next.as_deref().map(start_of) {
-            self.skip_to(start);
+        if let Some(next) = next {
+            self.skip_to(&next);
             return true;
         }
         if torn {
-            let written = open.segment.next_sequence();
-            self.note_loss(written, open.segment.claimed_end() - self.position.offset);
+            let bytes = open.segment.claimed_end() - self.position.offset;
+            self.note_loss(&open.segment, open.segment.next_sequence(), bytes, clock::unix_us());
         }
         false
     }
 
-    fn skip_to(&mut self, start: Position) {
+    fn skip_to(&mut self, next: &Segment) {
+        let start = start_of(next);
         if start.sequence != self.position.sequence {
-            let unread = self.open.as_ref().map_or(0, |open| open.segment.claimed_end());
-            self.note_loss(start.sequence, unread.saturating_sub(self.position.offset));
+            let until_us = next.header().created_us;
+            let (segment, unread) = match &self.open {
+                Some(open) => (&*open.segment, open.segment.claimed_end()),
+                None => (next, 0),
+            };
+            let bytes = unread.saturating_sub(self.position.offset);
+            self.note_loss(segment, start.sequence, bytes, until_us);
         }
         self.position = start;
         self.open = None;
         (self.at, self.filled) = (0, 0);
     }
 
-    fn note_loss(&self, next_sequence: u64, bytes: u64) {
+    /// Events from here to `next_sequence`, which were in `segment` or behind it, are unreadable.
+    fn note_loss(&self, segment: &Segment, next_sequence: u64, bytes: u64, until_us: i64) {
         self.lane.note_loss(Loss {
             lane: self.lane.key(),
             first_sequence: self.position.sequence,
             events: next_sequence.saturating_sub(self.position.sequence),
             bytes,
+            cause: LossCause::Damaged,
+            since_us: segment.header().created_us.min(until_us),
+            until_us,
         });
     }
 }

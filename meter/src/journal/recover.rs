@@ -1,185 +1,268 @@
-//! What an earlier epoch left behind: its segments, each cut at its tear.
+//! What an earlier opening left behind: its segments, each cut at its tear, and what is missing.
 //!
 //! Guarantees: a lane's last segment is read to the last frame whose checksum holds and shortened
 //! there, so that crash after crash leaves rows and not preallocated zeros; everything offered to
-//! the shipper is durable. The work is bounded: one segment per lane is read, the others are
-//! checked as they are shipped.
+//! the shipper is durable. Judging changes nothing, and what it found missing is made durable by the
+//! caller before [`Judged::settle`] changes anything: a crash at any point of a recovery costs
+//! nothing but the time. That time is bounded: of each lane of the latest opening one segment is
+//! read; lanes of earlier ones are settled and only their headers are.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::frame::MIN_FRAME_BYTES;
-use super::header::{self, HEADER_BYTES, Header, PAGE_BYTES, Page};
-use super::lane::{Lane, start_of};
-use super::reader::{LaneReader, ReadError};
-use super::segment::{EXTENSION, Hint, Segment};
-use super::{JournalError, LaneKey, Loss, Position, SegmentError};
+use super::header::{COMMITTED_AT, HEADER_BYTES, Hint, PAGE_BYTES};
+use super::lane::Lane;
+use super::reader::ReadError;
+use super::record::Known;
+use super::segment::Segment;
+use super::survey::{ASIDE, Candidate, Survey, walk};
+use super::{Boot, JournalError, LaneKey, Loss, LossCause, Position, mark};
+use crate::durable::sync_directory;
 
-/// Everything that was found.
+/// What is to be done, and what is lost.
+#[derive(Debug)]
+pub(super) struct Judged {
+    lanes: BTreeMap<LaneKey, Remains>,
+    blank: Vec<PathBuf>,
+    damaged: Vec<PathBuf>,
+    /// Found by this recovery.
+    pub(super) losses: Vec<Loss>,
+    /// Bytes read to find the ends of lanes.
+    pub(super) scanned_bytes: u64,
+    next_serial: u64,
+}
+
+/// What is left of a lane.
+#[derive(Debug)]
+struct Remains {
+    /// Checked as they are shipped.
+    whole: Vec<Candidate>,
+    /// With the end of its frames; `None` when the lane has no frame.
+    last: Option<(Candidate, Position)>,
+    /// Without a frame.
+    empty: Vec<PathBuf>,
+    /// The kernel may still have some of it to write.
+    is_dirty: bool,
+}
+
+/// Everything that was kept.
 #[derive(Debug, Default)]
 pub(super) struct Recovered {
     pub(super) lanes: BTreeMap<LaneKey, Arc<Lane>>,
-    /// Bytes of the segment files that remain.
+    /// Segment files that remain, and their bytes.
+    pub(super) segments: u64,
     pub(super) bytes: u64,
+    /// Bytes behind the ends of lanes, torn or never used, that are free again.
+    pub(super) cut_bytes: u64,
+    /// Above the serial number of every segment there was.
     pub(super) next_serial: u64,
-    /// Events known to be lost from lanes of which nothing remains.
-    pub(super) losses: Vec<Loss>,
 }
 
-impl Recovered {
-    /// The highest epoch of `node` that any segment carries; 0 when none does.
-    pub(super) fn last_epoch(&self, node: u32) -> u32 {
-        let of_node = self.lanes.keys().filter(|key| key.node == node);
-        of_node.map(|key| key.epoch).max().unwrap_or(0)
-    }
+/// A machine that went down under the latest opening: when, at the earliest and at the latest.
+#[derive(Debug, Clone, Copy)]
+struct Outage {
+    since_us: i64,
+    until_us: i64,
 }
 
-#[derive(Debug)]
-struct Candidate {
-    path: PathBuf,
-    header: Header,
-    bytes: u64,
-    hint: Hint,
-}
-
-/// Reads the directory, cuts what is torn and removes what holds nothing.
-pub(super) fn recover(directory: &Path) -> Result<Recovered, JournalError> {
-    let mut recovered = Recovered::default();
-    let mut lanes: BTreeMap<LaneKey, Vec<Candidate>> = BTreeMap::new();
-    for path in segment_files(directory)? {
-        let serial = path.file_stem().and_then(|stem| stem.to_str());
-        if let Some(serial) = serial.and_then(|stem| u64::from_str_radix(stem, 16).ok()) {
-            recovered.next_serial = recovered.next_serial.max(serial + 1);
-        }
-        if let Some(candidate) = identify(path)? {
-            lanes.entry(candidate.header.lane).or_default().push(candidate);
-        }
-    }
-    for (key, mut candidates) in lanes {
-        candidates.sort_by_key(|candidate| candidate.header.index);
-        let (segments, losses) = restore(key, candidates)?;
-        recovered.bytes += segments.iter().map(|segment| segment.bytes()).sum::<u64>();
-        if segments.is_empty() {
-            recovered.losses.extend(losses);
-        } else {
-            let lane = Lane::former(key, segments);
-            for loss in losses {
-                lane.note_loss(loss);
-            }
-            recovered.lanes.insert(key, Arc::new(lane));
-        }
-    }
-    Ok(recovered)
-}
-
-fn segment_files(directory: &Path) -> Result<Vec<PathBuf>, JournalError> {
-    let failed = |source| JournalError::Io { path: directory.to_owned(), source };
-    let mut paths = Vec::new();
-    for entry in fs::read_dir(directory).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
-        if path.extension().is_some_and(|extension| extension == EXTENSION) {
-            paths.push(path);
-        }
-    }
-    paths.sort();
-    Ok(paths)
-}
-
-/// Whose segment it is. Unused ones are removed; one with a damaged header is set aside, as nobody
-/// can say which events it holds.
-fn identify(path: PathBuf) -> Result<Option<Candidate>, JournalError> {
-    let failed = |source| JournalError::Io { path: path.clone(), source };
-    let file = File::open(&path).map_err(failed)?;
-    let bytes = file.metadata().map_err(failed)?.len();
-    let mut page = [0; HEADER_BYTES];
-    let parsed = match file.read_exact_at(&mut page, 0) {
-        Ok(()) => header::parse(&page),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(Page::Blank),
-        Err(error) => return Err(failed(error)),
+/// Finds the end of every lane, and what should have been there beyond.
+pub(super) fn judge(
+    directory: &Path,
+    survey: Survey,
+    last: &Known,
+    boot: &Boot,
+    now_us: i64,
+) -> Result<Judged, JournalError> {
+    let outage = outage(directory, last, boot, now_us)?;
+    let Survey { lanes, blank, damaged, next_serial, .. } = survey;
+    let mut judged = Judged {
+        lanes: BTreeMap::new(),
+        blank,
+        damaged,
+        losses: Vec::new(),
+        scanned_bytes: 0,
+        next_serial,
     };
-    match parsed {
-        Ok(Page::Segment { header, committed, next_sequence }) => {
-            // After a crash of this process the rows may still be on their way to the disk.
-            file.sync_data().map_err(failed)?;
-            // The words have no checksum: believed only as far as they are possible.
-            let most = header.first_sequence.saturating_add(bytes / MIN_FRAME_BYTES);
-            let hint = Hint {
-                committed: committed.min(bytes),
-                next_sequence: next_sequence.clamp(header.first_sequence, most),
-            };
-            Ok(Some(Candidate { path, header, bytes, hint }))
+    for (key, candidates) in lanes {
+        let is_latest = (key.node, key.epoch) == (last.node, last.epoch);
+        let outage = outage.filter(|_| is_latest);
+        let is_dirty = key.node != last.node || key.epoch >= last.epoch;
+        judged.lane(key, candidates, outage, is_dirty, now_us)?;
+    }
+    Ok(judged)
+}
+
+fn outage(
+    directory: &Path,
+    last: &Known,
+    boot: &Boot,
+    now_us: i64,
+) -> Result<Option<Outage>, JournalError> {
+    if last.is_closed || last.boot == boot.id {
+        return Ok(None);
+    }
+    let failed = |source| JournalError::Io { path: directory.to_owned(), source };
+    let marked_us = mark::read(directory, last.node, last.epoch).map_err(failed)?;
+    // Nothing was appended before the opening; nor after this run of the machine began.
+    let since_us = marked_us.unwrap_or(last.opened_us).max(last.opened_us);
+    let until_us = boot.began_us.min(now_us).max(since_us);
+    Ok(Some(Outage { since_us, until_us }))
+}
+
+impl Judged {
+    fn lane(
+        &mut self,
+        key: LaneKey,
+        mut candidates: Vec<Candidate>,
+        outage: Option<Outage>,
+        is_dirty: bool,
+        now_us: i64,
+    ) -> Result<(), JournalError> {
+        let mut empty = Vec::new();
+        let mut last = None;
+        let mut torn = Torn { written: 0, bytes: 0, since_us: now_us };
+        let mut end = Position::START;
+        while let Some(candidate) = candidates.pop() {
+            end = self.find_end(&candidate)?;
+            torn.count(&candidate, end);
+            if end.offset > HEADER_BYTES as u64 {
+                last = Some((candidate, end));
+                break;
+            }
+            empty.push(candidate.path);
         }
-        Ok(Page::Blank) => {
-            fs::remove_file(&path).map_err(failed)?;
-            Ok(None)
+        let Outage { since_us, until_us } =
+            outage.unwrap_or(Outage { since_us: torn.since_us, until_us: now_us });
+        let loss = Loss {
+            lane: key,
+            first_sequence: end.sequence,
+            events: torn.written.saturating_sub(end.sequence),
+            bytes: torn.bytes,
+            cause: LossCause::Damaged,
+            since_us,
+            until_us,
+        };
+        if loss.events > 0 {
+            self.losses.push(loss);
         }
-        Err(SegmentError::Header) => {
-            let aside = path.with_extension("damaged");
-            fs::rename(&path, &aside).map_err(failed)?;
-            tracing::error!(path = ?aside, bytes, "segment with a damaged header set aside");
-            Ok(None)
+        if outage.is_some() {
+            self.losses.push(Loss {
+                first_sequence: end.sequence.max(torn.written),
+                events: 0,
+                bytes: 0,
+                cause: LossCause::Power,
+                ..loss
+            });
         }
-        Err(source @ SegmentError::Layout { .. }) => Err(JournalError::Segment { path, source }),
+        self.lanes.insert(key, Remains { whole: candidates, last, empty, is_dirty });
+        Ok(())
+    }
+
+    fn find_end(&mut self, candidate: &Candidate) -> Result<Position, JournalError> {
+        let Candidate { header, hint, .. } = candidate;
+        if hint.is_settled {
+            let Hint { committed: offset, next_sequence: sequence, .. } = *hint;
+            return Ok(Position { segment: header.index, offset, sequence });
+        }
+        let failed = |ReadError { path, source, .. }| JournalError::Io { path, source };
+        let end = walk(candidate, |_, _| ControlFlow::Continue(())).map_err(failed)?;
+        self.scanned_bytes += end.offset;
+        Ok(end)
+    }
+
+    /// Brings everything that is kept to the disk: after the death of a process, the kernel may
+    /// still have it to write.
+    pub(super) fn sync(&self) -> Result<(), JournalError> {
+        for remains in self.lanes.values().filter(|remains| remains.is_dirty) {
+            let last = remains.last.iter().map(|(last, _)| last);
+            for Candidate { path, .. } in remains.whole.iter().chain(last) {
+                let done = File::open(path).and_then(|file| file.sync_data());
+                done.map_err(|source| JournalError::Io { path: path.clone(), source })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Cuts what is torn and removes what holds nothing. Only when the losses are durable.
+    pub(super) fn settle(self, directory: &Path) -> Result<Recovered, JournalError> {
+        let mut recovered = Recovered { next_serial: self.next_serial, ..Recovered::default() };
+        for path in &self.blank {
+            remove(path)?;
+        }
+        for path in &self.damaged {
+            let aside = path.with_extension(ASIDE);
+            let done = fs::rename(path, &aside);
+            done.map_err(|source| JournalError::Io { path: path.clone(), source })?;
+            tracing::error!(path = ?aside, "segment with a damaged header set aside");
+        }
+        for (key, Remains { whole, last, empty, .. }) in self.lanes {
+            for path in &empty {
+                remove(path)?;
+            }
+            let Some((last, end)) = last else { continue };
+            let bytes = cut(&last, end)?;
+            recovered.cut_bytes += last.bytes - bytes;
+            let hint =
+                Hint { committed: end.offset, next_sequence: end.sequence, is_settled: true };
+            let last = Segment::former(last.path, last.header, bytes, end.offset, hint);
+            let whole = whole.into_iter().map(|Candidate { path, header, bytes, hint }| {
+                Segment::former(path, header, bytes, bytes, hint)
+            });
+            let segments: Vec<_> = whole.chain([last]).map(Arc::new).collect();
+            recovered.segments += segments.len() as u64;
+            recovered.bytes += segments.iter().map(|segment| segment.bytes()).sum::<u64>();
+            recovered.lanes.insert(key, Arc::new(Lane::former(key, segments)));
+        }
+        let failed = |source| JournalError::Io { path: directory.to_owned(), source };
+        sync_directory(directory).map_err(failed)?;
+        Ok(recovered)
     }
 }
 
-/// A lane's segments in order, the last of them ending at its last good frame.
-fn restore(
-    key: LaneKey,
-    mut candidates: Vec<Candidate>,
-) -> Result<(Vec<Arc<Segment>>, Vec<Loss>), JournalError> {
-    let mut losses = Vec::new();
-    let mut last = None;
-    while let Some(candidate) = candidates.pop() {
-        let (end, found) = scan(key, &candidate)?;
-        losses.extend(found);
-        if end.offset > HEADER_BYTES as u64 {
-            let bytes = cut(&candidate, end.offset)?;
-            let Candidate { path, header, .. } = candidate;
-            let hint = Hint { committed: end.offset, next_sequence: end.sequence };
-            last = Some(Segment::former(path, header, bytes, end.offset, hint));
-            break;
+/// How far a lane reached by its writer's account.
+struct Torn {
+    /// Sequence after the last event known to have been written.
+    written: u64,
+    bytes: u64,
+    /// When the oldest segment concerned was made.
+    since_us: i64,
+}
+
+impl Torn {
+    fn count(&mut self, candidate: &Candidate, end: Position) {
+        let Candidate { header, hint, .. } = candidate;
+        self.written = self.written.max(header.first_sequence);
+        if hint.committed > end.offset {
+            self.written = self.written.max(hint.next_sequence);
+            self.bytes += hint.committed - end.offset;
         }
-        let failed = |source| JournalError::Io { path: candidate.path.clone(), source };
-        fs::remove_file(&candidate.path).map_err(failed)?;
+        self.since_us = self.since_us.min(header.created_us);
     }
-    let whole = candidates.into_iter().map(|Candidate { path, header, bytes, hint }| {
-        Segment::former(path, header, bytes, bytes, hint)
+}
+
+fn remove(path: &Path) -> Result<(), JournalError> {
+    fs::remove_file(path).map_err(|source| JournalError::Io { path: path.to_owned(), source })
+}
+
+/// Notes the end of the frames in the header and shortens the file to the page it is in, in that
+/// order: a segment that says it is settled is, if not yet short. Returns the file's new length.
+fn cut(candidate: &Candidate, end: Position) -> Result<u64, JournalError> {
+    let bytes = end.offset.next_multiple_of(PAGE_BYTES as u64).min(candidate.bytes);
+    if candidate.hint.is_settled && bytes == candidate.bytes {
+        return Ok(bytes);
+    }
+    let hint = Hint { committed: end.offset, next_sequence: end.sequence, is_settled: true };
+    let file = OpenOptions::new().write(true).open(&candidate.path);
+    let done = file.and_then(|file| {
+        file.write_all_at(&hint.words(), COMMITTED_AT as u64)?;
+        file.sync_data()?;
+        file.set_len(bytes)?;
+        file.sync_all()
     });
-    Ok((whole.chain(last).map(Arc::new).collect(), losses))
-}
-
-/// Where the frames of a segment end, and what should have been there beyond.
-fn scan(key: LaneKey, candidate: &Candidate) -> Result<(Position, Vec<Loss>), JournalError> {
-    let Candidate { path, header, bytes, hint } = candidate;
-    let segment = Segment::former(path.clone(), *header, *bytes, *bytes, *hint);
-    let start = start_of(&segment);
-    let lane = Arc::new(Lane::former(key, vec![Arc::new(segment)]));
-    let mut reader = LaneReader::new(Arc::clone(&lane), start);
-    let failed = |ReadError { path, source, .. }| JournalError::Io { path, source };
-    while reader.read().map_err(failed)?.is_some() {}
-    let end = reader.position();
-    if end.offset < hint.committed {
-        let bytes = hint.committed - end.offset;
-        tracing::warn!(?key, index = header.index, end = end.offset, bytes, "torn segment cut");
-    }
-    Ok((end, lane.losses()))
-}
-
-/// Shortens the file to the page that `end` is in; returns its new length.
-fn cut(candidate: &Candidate, end: u64) -> Result<u64, JournalError> {
-    let bytes = end.next_multiple_of(PAGE_BYTES as u64).min(candidate.bytes);
-    if bytes < candidate.bytes {
-        let file = OpenOptions::new().write(true).open(&candidate.path);
-        let done = file.and_then(|file| {
-            file.set_len(bytes)?;
-            file.sync_all()
-        });
-        done.map_err(|source| JournalError::Io { path: candidate.path.clone(), source })?;
-    }
+    done.map_err(|source| JournalError::Io { path: candidate.path.clone(), source })?;
     Ok(bytes)
 }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::fs::{FallocateFlags, fallocate};
 
-use super::header::{HEADER_BYTES, Header, PAGE_BYTES};
+use super::header::{HEADER_BYTES, Header, Hint, PAGE_BYTES};
 use super::mapping::{Mapping, Tail};
 use crate::durable::sync_directory;
 
@@ -121,13 +121,6 @@ enum Body {
     Former { end: u64, hint: Hint },
 }
 
-/// What the writer of a former segment last said about it.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Hint {
-    pub(super) committed: u64,
-    pub(super) next_sequence: u64,
-}
-
 /// How far a segment can be read now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Extent {
@@ -215,6 +208,8 @@ impl Segment {
             .sync(start.max(HEADER_BYTES as u64)..end)
             .and_then(|()| mapping.sync(0..HEADER_BYTES as u64));
         if let Err(error) = done {
+            // The header as well: without it the rows belong to nobody.
+            mapping.mark_dirty(0..HEADER_BYTES as u64)?;
             mapping.mark_dirty(start..end)?;
             return Err(error);
         }

@@ -31,6 +31,8 @@ pub struct JournalStatus {
     pub oldest_pending_ts_us: Option<i64>,
     /// Bytes brought to the disk since opening.
     pub synced_bytes: u64,
+    /// Everything appended before is on the disk; unix microseconds.
+    pub synced_us: i64,
     /// Syncs that failed since opening.
     pub sync_failures: u64,
     /// Events that were written and can no longer be read.
@@ -55,6 +57,7 @@ impl Shared {
             pending_bytes: 0,
             oldest_pending_ts_us: None,
             synced_bytes: self.synced_bytes.load(Ordering::Relaxed),
+            synced_us: self.synced_us.load(Ordering::Relaxed),
             sync_failures: self.sync_failures.load(Ordering::Relaxed),
             lost_events: self.losses().iter().map(|loss| loss.events).sum(),
             is_full: self.pool.is_full(),

@@ -1,6 +1,7 @@
 //! Migrations: once, twice, at the same time, edited, and with another retention.
 
-use orbit_meter::clickhouse::native::month_of;
+use orbit_meter::clickhouse::native::{Totals, month_of};
+use orbit_meter::clickhouse::proof::{ListedBatch, SequenceRange};
 use orbit_meter::clickhouse::schema::COLUMNS;
 use orbit_meter::clickhouse::{
     BlockBuilder, ClickHouseSettings, MigrateOptions, Store, StoreError,
@@ -96,18 +97,64 @@ async fn a_failing_migration_is_named() {
 #[tokio::test]
 async fn retention_follows_the_configuration() {
     let fixture = Fixture::new().await;
-    let ttl = "SELECT extract(engine_full, 'TTL (.*) SETTINGS') FROM system.tables \
-               WHERE database = 'orbit' AND name = 'usage_events'";
+    let ttl = "SELECT groupArray(ttl) FROM (SELECT extract(engine_full, 'TTL (.*) SETTINGS') AS ttl \
+               FROM system.tables WHERE database = 'orbit' \
+               AND name IN ('usage_events', 'usage_batches') ORDER BY name DESC)";
     for (ttl_months, expected) in [
-        (None, ""),
-        (Some(13), "ts + toIntervalMonth(13)"),
-        (Some(13), "ts + toIntervalMonth(13)"),
-        (Some(6), "ts + toIntervalMonth(6)"),
-        (None, ""),
+        (None, "['','']"),
+        (Some(13), "['ts + toIntervalMonth(13)','max_ts + toIntervalMonth(15)']"),
+        (Some(13), "['ts + toIntervalMonth(13)','max_ts + toIntervalMonth(15)']"),
+        (Some(6), "['ts + toIntervalMonth(6)','max_ts + toIntervalMonth(8)']"),
+        (None, "['','']"),
     ] {
         fixture.store.migrate(&MigrateOptions { ttl_months }).await.expect("migrated");
         assert_eq!(fixture.value(ttl).await, expected);
     }
+}
+
+/// M3: the manifest of a batch is there as long as any of its rows can be.
+#[tokio::test]
+async fn the_manifest_leaves_after_the_rows_it_is_of() {
+    const TTL_MONTHS: u32 = 12;
+    let fixture = Fixture::new().await;
+    let batch = |batch_id, ts_us| ListedBatch {
+        batch_id,
+        node: 1,
+        plan: batch_id,
+        month: month_of(ts_us),
+        totals: Totals { rows: 1, min_ts_us: ts_us, max_ts_us: ts_us, ..Totals::default() },
+        ranges: [SequenceRange { epoch: 1, lane: 0, first: batch_id, last: batch_id }].into(),
+        skipped: 0,
+    };
+    // Of the first and the last moment of a month that leaves now, at the latest: none of its rows
+    // is younger than the retention, and no batch of it may be gone before all of them are.
+    let months_ago = |months: i32| {
+        let sql = format!(
+            "SELECT toUnixTimestamp64Micro(toDateTime64(toStartOfMonth(now('UTC') \
+             - toIntervalMonth({months})), 6, 'UTC'))"
+        );
+        let fixture = &fixture;
+        async move { fixture.value(&sql).await.parse::<i64>().expect("a time") }
+    };
+    let (start, end) = (months_ago(13).await, months_ago(12).await - 1);
+    let long_gone = months_ago(20).await;
+    let batches = [batch(1, start), batch(2, end), batch(3, long_gone)];
+    fixture.store.list_batches(&batches, end).await.expect("listed");
+    for batch in &batches {
+        let mut builder = BlockBuilder::new();
+        Row { ts_us: batch.totals.max_ts_us, ..Row::plain(0, "north", 0) }.push_into(&mut builder);
+        let block = builder.finish(batch.batch_id, batch.month);
+        fixture.store.insert_block(&block, &batch.batch_id.to_string()).await.expect("inserted");
+    }
+    fixture.store.migrate(&MigrateOptions { ttl_months: Some(TTL_MONTHS) }).await.expect("set");
+    for table in ["usage_events", "usage_batches"] {
+        fixture.store.execute(&format!("OPTIMIZE TABLE {table} FINAL")).await.expect("merged");
+    }
+    let left = "SELECT groupArray(batch_id) FROM (SELECT batch_id FROM usage_batches ORDER BY 1)";
+    assert_eq!(fixture.value(left).await, "[1,2]");
+    let unlisted = "SELECT count() FROM usage_events \
+                    WHERE batch_id NOT IN (SELECT batch_id FROM usage_batches)";
+    assert_eq!(fixture.value(unlisted).await, "0");
 }
 
 /// Rows leave by whole parts once their time has come, and only then: also those of the last years

@@ -89,6 +89,30 @@ fn a_copy_taken_at_any_moment_opens() {
 }
 
 #[test]
+fn an_identity_is_noted_before_anything_of_its_event_can_be_read() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let copies = tempfile::tempdir().expect("a temporary directory");
+    let journal = open(directory.path());
+    for number in 0..5 {
+        let (before, after) = (format!("before {number}"), format!("after {number}"));
+        let (before, after) = (copies.path().join(before), copies.path().join(after));
+        let mut noted = None;
+        let noting = |id| {
+            noted = Some(id);
+            snapshot(directory.path(), &before);
+        };
+        let id = journal.append_noting(&event(number, "a/b/c"), noting).expect("room");
+        assert_eq!(noted, Some(id));
+        snapshot(directory.path(), &after);
+        let (before, after) = (open(&before), open(&after));
+        assert!(!before.holds(id), "died with the note and without the event");
+        assert_eq!(read_all(&before).len() as u64, number);
+        assert!(after.holds(id));
+        assert_eq!(read_all(&after).len() as u64, number + 1);
+    }
+}
+
+#[test]
 fn crash_after_crash_does_not_fill_the_disk_with_zeros() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     for number in 0..30 {
@@ -145,7 +169,8 @@ fn a_segment_with_a_damaged_header_is_set_aside() {
     journal.close();
     let victim = &segment_files(directory.path())[1];
     let file = std::fs::File::options().write(true).open(victim).expect("there");
-    file.write_all_at(&[0xFF], 18).expect("writable");
+    // The epoch, which is 1.
+    file.write_all_at(&[0xFF], 20).expect("writable");
     drop(file);
 
     let journal = open(directory.path());

@@ -1,24 +1,11 @@
 //! The bound: said in time, kept exactly, and gone when there is room again.
 
-use std::thread;
-
 use orbit_meter::journal::{AppendError, Journal, JournalError, JournalSettings, LaneKey};
 
-use super::sample::{event, open, read_all, read_lane, segment_files, settings};
+use super::sample::{event, open, read_all, read_lane, segment_files, settings, until};
 
 fn bounded(directory: &std::path::Path, segments: u64) -> JournalSettings {
     JournalSettings { max_bytes: segments * 32 * 1024, ..settings(directory) }
-}
-
-/// Waits for the housekeeping thread, which does what the test is about.
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    for _ in 0..100_000_000_u64 {
-        if is_so() {
-            return;
-        }
-        thread::yield_now();
-    }
-    panic!("never {what}");
 }
 
 #[test]

@@ -101,3 +101,14 @@ pub(crate) fn segment_files(directory: &Path) -> Vec<std::path::PathBuf> {
     paths.sort();
     paths
 }
+
+/// Waits for another thread, which does what the test is about.
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    for _ in 0..100_000_000_u64 {
+        if is_so() {
+            return;
+        }
+        std::thread::yield_now();
+    }
+    panic!("never {what}");
+}

@@ -1,9 +1,6 @@
 //! Limits to slots: names and scopes resolved, state taken over from the snapshot before (**P3**).
 
-use std::hash::BuildHasher;
 use std::sync::Arc;
-
-use foldhash::fast::FixedState;
 
 use super::edges::Routes;
 use super::index::{Broken, Interner};
@@ -11,6 +8,7 @@ use super::products::Products;
 use crate::bucket::{Bucket, Terms};
 use crate::diagnostics::Findings;
 use crate::documents::{LimitDoc, LimitKind, PlanDoc};
+use crate::dynamic;
 use crate::gauge::Gauge;
 use crate::snapshot::{BitSet, Control, EVERYWHERE, Label, Level, Slot, Snapshot};
 
@@ -172,7 +170,7 @@ impl<'b> Limits<'b> {
             }
             (LimitKind::Rate { interval_ns, burst }, Some(each)) => {
                 let name = &self.labels.get(limit.label).full;
-                let limit = FixedState::default().hash_one((owner.known_as, name));
+                let limit = dynamic::limit_id(owner.known_as, name);
                 Control::Each { each, limit, terms: Terms { interval_ns, burst } }
             }
             (LimitKind::Rate { interval_ns, burst }, None) => {

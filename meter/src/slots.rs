@@ -1,8 +1,8 @@
 //! A small durable value that can be replaced on a full disk: two files of their own blocks.
 //!
 //! A value is written over the older of the two, with a generation and a checksum, and synced; the
-//! newer one stays whole meanwhile. Renaming a new file over the old would need a free block at the
-//! very moment when shipping is what makes room.
+//! newer one stays whole meanwhile. Renaming a new file over the old would need a free block, and a
+//! full disk is when a journal has to be opened and shipped to make room.
 //!
 //! Guarantees: after [`Slots::store`] returned, [`Slots::open`] finds that value, whatever fails;
 //! if it did not return, that value or the one before. Damage to both is an error, never a guess.
@@ -14,16 +14,17 @@ use std::path::{Path, PathBuf};
 
 use crate::durable::sync_directory;
 
-const MAGIC: [u8; 8] = *b"ORBITSHP";
+const MAGIC: [u8; 8] = *b"ORBITSLT";
 const HEAD_BYTES: usize = 28;
-/// Blocks each file has from the start: enough for a hundred lanes and their plans.
+/// What each file has from the start: enough for a hundred lanes and their plans, or a thousand
+/// losses. A longer value needs free blocks.
 const RESERVED_BYTES: usize = 256 * 1024;
 
 /// The value could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SlotsError {
     /// A file could not be used.
-    #[error("shipping state {}", path.display())]
+    #[error("state file {}", path.display())]
     Io {
         /// Which.
         path: PathBuf,
@@ -32,23 +33,23 @@ pub enum SlotsError {
         source: io::Error,
     },
     /// Neither file holds a value, though one was stored.
-    #[error("both copies of the shipping state in {} are damaged", directory.display())]
+    #[error("both copies of {} are damaged", path.display())]
     Damaged {
-        /// Where they are.
-        directory: PathBuf,
+        /// The path that both names start with.
+        path: PathBuf,
     },
 }
 
 /// The two files.
 #[derive(Debug)]
-pub(super) struct Slots {
+pub(crate) struct Slots {
     files: [File; 2],
     generation: u64,
 }
 
 impl Slots {
     /// Opens or makes `<name>.0` and `<name>.1`; the value stored last, if there is one.
-    pub(super) fn open(
+    pub(crate) fn open(
         directory: &Path,
         name: &str,
     ) -> Result<(Slots, Option<Vec<u8>>), SlotsError> {
@@ -74,15 +75,47 @@ impl Slots {
         sync_directory(directory).map_err(failed)?;
         // A first store that was torn leaves one damaged and one blank: nothing was stored.
         if found.is_none() && damaged == 2 {
-            return Err(SlotsError::Damaged { directory: directory.to_owned() });
+            return Err(SlotsError::Damaged { path: directory.join(name) });
         }
         let files = files.try_into().expect("two were opened");
         let generation = found.as_ref().map_or(0, |(generation, _)| *generation);
         Ok((Slots { files, generation }, found.map(|(_, value)| value)))
     }
 
+    /// Opens the files to store a first value, whatever they hold.
+    pub(crate) fn renew(directory: &Path, name: &str) -> Result<Slots, SlotsError> {
+        for index in 0..2 {
+            let path = directory.join(format!("{name}.{index}"));
+            let failed = |source| SlotsError::Io { path: path.clone(), source };
+            let file = open_reserved(&path).map_err(failed)?;
+            file.write_all_at(&[0; HEAD_BYTES], 0).map_err(failed)?;
+            file.sync_data().map_err(failed)?;
+        }
+        Ok(Slots::open(directory, name)?.0)
+    }
+
+    /// The value stored last, for one who only looks: makes nothing, changes nothing. `None` when
+    /// there is none, or none that is whole at this moment.
+    pub(crate) fn peek(directory: &Path, name: &str) -> Result<Option<Vec<u8>>, SlotsError> {
+        let mut found: Option<(u64, Vec<u8>)> = None;
+        for index in 0..2 {
+            let path = directory.join(format!("{name}.{index}"));
+            let content = match File::open(&path).and_then(|file| read(&file)) {
+                Ok(content) => content,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(source) => return Err(SlotsError::Io { path, source }),
+            };
+            if let Content::Value(generation, value) = content
+                && found.as_ref().is_none_or(|(known, _)| *known < generation)
+            {
+                found = Some((generation, value));
+            }
+        }
+        Ok(found.map(|(_, value)| value))
+    }
+
     /// Replaces the value, durably.
-    pub(super) fn store(&mut self, value: &[u8]) -> io::Result<()> {
+    pub(crate) fn store(&mut self, value: &[u8]) -> io::Result<()> {
         let generation = self.generation + 1;
         let mut bytes = Vec::with_capacity(HEAD_BYTES + value.len());
         bytes.extend_from_slice(&MAGIC);
@@ -189,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_to_both_is_an_error() {
+    fn damage_to_both_is_an_error_until_they_are_renewed() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let (mut slots, _) = open(directory.path());
         slots.store(b"one").expect("writable");
@@ -202,5 +235,10 @@ mod tests {
         }
         let error = Slots::open(directory.path(), "shipping").expect_err("both damaged");
         assert!(matches!(error, SlotsError::Damaged { .. }), "{error}");
+        assert_eq!(Slots::peek(directory.path(), "shipping").expect("readable"), None);
+        let mut slots = Slots::renew(directory.path(), "shipping").expect("writable");
+        slots.store(b"three").expect("writable");
+        let found = Slots::peek(directory.path(), "shipping").expect("readable");
+        assert_eq!(found.as_deref(), Some(&b"three"[..]));
     }
 }

@@ -1,0 +1,104 @@
+//! Attacks on a whole Orbit under load, and what is asked when they are over: was every answer
+//! counted, and counted once?
+
+pub mod chaos;
+pub mod disk;
+pub mod kills;
+pub mod outage;
+pub mod power;
+mod report;
+mod verdict;
+
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::generator::{Recording, RunError};
+use crate::ledger::audit::NoExpectation;
+use crate::ledger::table::TableError;
+use crate::progress::ProgressView;
+use crate::scenario::Scenario;
+use crate::stage::{Backlog, Stage, StageError};
+
+pub use report::{AttackReport, Fact, LoadSummary};
+pub(crate) use verdict::AuditSays;
+pub use verdict::{Line, Verdict};
+
+/// How long the journal may take to drain.
+const DRAIN_LIMIT: Duration = Duration::from_mins(10);
+
+/// Why an attack could not be made or judged.
+#[derive(Debug, Error)]
+pub enum AttackError {
+    /// A server, or something it needs.
+    #[error(transparent)]
+    Stage(#[from] StageError),
+    /// The load.
+    #[error(transparent)]
+    Load(#[from] RunError),
+    /// The scenario does not say what its rows must be.
+    #[error(transparent)]
+    Expectation(#[from] NoExpectation),
+    /// The rows could not be read.
+    #[error("cannot read the rows")]
+    Table(#[from] TableError),
+    /// A disk.
+    #[error("cannot {what}")]
+    Disk {
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A program of the system's that makes or mounts disks.
+    #[error("`{command}` failed: {said}")]
+    Tool {
+        /// The command line.
+        command: String,
+        /// What it said.
+        said: String,
+    },
+    /// A command that was to be run under kills.
+    #[error("cannot run {program}")]
+    Command {
+        /// The program.
+        program: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Something that should have come about did not.
+    #[error("{what} did not come about within {} s", .limit.as_secs())]
+    Never {
+        /// What.
+        what: &'static str,
+        /// How long it had.
+        limit: Duration,
+    },
+}
+
+/// Lets the journal drain, ends the gateway and compares answers with rows.
+async fn settle(
+    stage: &mut Stage,
+    scenarios: &[Scenario],
+    recordings: Vec<Recording>,
+    audit: AuditSays,
+    quiet: bool,
+) -> Result<Verdict, AttackError> {
+    let backlog = drain(stage, quiet).await?;
+    let ended = stage.stop_gateway().await?;
+    verdict::judge(stage, scenarios, recordings, backlog, ended, audit).await
+}
+
+/// Waits until everything recorded is in ClickHouse.
+async fn drain(stage: &mut Stage, quiet: bool) -> Result<Backlog, AttackError> {
+    stage.engine_answers().await?;
+    stage.gateway_serves().await?;
+    let mut view = ProgressView::new("drain", quiet);
+    let mut most = 1;
+    let drained = stage.drained(DRAIN_LIMIT, |left| {
+        most = most.max(left);
+        view.share(1.0 - left as f64 / most as f64, || format!("{left} events to ship"));
+    });
+    drained.await?;
+    Ok(stage.backlog().await?)
+}

@@ -1,0 +1,96 @@
+//! Load while everything around it dies: kills, stops, a network that lies and a disk that is
+//! full, by a schedule from a seed.
+//!
+//! The load goes on as if nothing happened. When the last attack is over, what is dead is started
+//! again, and the answers are compared with the rows.
+
+mod carry_out;
+pub mod schedule;
+
+use std::time::Duration;
+
+use crate::load::Load;
+use crate::progress::ProgressView;
+use crate::scenario::Scenario;
+use crate::stage::Stage;
+use crate::stage::disk::SmallDisk;
+
+use super::{AttackError, AttackReport, AuditSays, Fact, LoadSummary, settle};
+use carry_out::{Attacks, Tally};
+use schedule::{Plan, schedule};
+
+/// Of the load's time, this much is left in peace at either end.
+const CALM: Duration = Duration::from_secs(2);
+
+/// Attacks a stage under the load of all `scenarios` at once and judges what came of it. `disk` is
+/// the journal's, when it can be filled. Must run on a thread that lives as long as the stage, on a
+/// runtime of that thread alone.
+pub async fn run(
+    stage: &mut Stage,
+    scenarios: &[Scenario],
+    plan: &Plan,
+    disk: Option<&SmallDisk>,
+    quiet: bool,
+) -> Result<AttackReport, AttackError> {
+    let moments = schedule(&Plan { length: plan.length.saturating_sub(2 * CALM), ..*plan });
+    let load = Load::start(scenarios, plan.length, stage);
+    let mut view = ProgressView::new("chaos", quiet);
+    let mut attacks = Attacks::new(stage, disk, &load, &mut view);
+    attacks.pause(CALM).await?;
+    attacks.carry_out(&moments).await?;
+    attacks.end().await?;
+    let tally = attacks.tally();
+    load.watch_to_end(&mut view).await;
+    drop(view);
+    let recordings = load.recordings().await?;
+    let summary = LoadSummary::of(scenarios, &recordings);
+    let verdict = settle(stage, scenarios, recordings, AuditSays::Clean, quiet).await?;
+
+    let facts = facts(plan, &tally, stage, disk.is_some());
+    let mut report = AttackReport::new("chaos", facts, summary, verdict);
+    for (what, asked, done) in [
+        ("the gateway", plan.gateway_kills, tally.gateway_kills),
+        ("ClickHouse", plan.engine_kills, tally.engine_kills),
+    ] {
+        if done < asked {
+            report.findings.push(format!("{what} was killed {done} times, not {asked}"));
+        }
+    }
+    Ok(report)
+}
+
+fn facts(plan: &Plan, tally: &Tally, stage: &Stage, small_disk: bool) -> Vec<Fact> {
+    let Tally { gateway_kills, engine_kills, gateway_stops, engine_stops, .. } = tally;
+    let Tally { faults, fills, gateway_starts, slowest_start_ms, .. } = tally;
+    let proxy = stage.faults.tally();
+    let starts = stage.gateway.starts();
+    let gateway = format!("{gateway_kills} kills, {gateway_stops} stops, {starts} starts");
+    let starts = stage.engine.starts();
+    let aborts = stage.engine.aborts();
+    let engine = format!(
+        "{engine_kills} kills, {engine_stops} stops, {aborts} aborts of its own, {starts} starts"
+    );
+    let disk = if small_disk {
+        format!("filled {fills} times")
+    } else {
+        "not filled: only root can mount a small one".to_owned()
+    };
+    [
+        ("seed", plan.seed.to_string()),
+        ("load", format!("{:.0} s", plan.length.as_secs_f64())),
+        ("gateway", gateway),
+        ("slowest start-up", format!("{slowest_start_ms} ms of {gateway_starts}")),
+        ("ClickHouse", engine),
+        ("network faults", faults.to_string()),
+        (
+            "connections",
+            format!(
+                "{}, {} of them reset: {} within a request, {} in place of an answer",
+                proxy.connections, proxy.resets, proxy.cut, proxy.swallowed
+            ),
+        ),
+        ("the journal's disk", disk),
+    ]
+    .map(|(what, is)| Fact::new(what, is))
+    .to_vec()
+}

@@ -1,0 +1,172 @@
+//! The attacks: from arguments to a stage, and from what came of it to a report.
+
+use std::io::Write;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use orbit_loadtest::attack::chaos::{self, schedule::Plan};
+use orbit_loadtest::attack::disk::{self as full_disk, OnFull};
+use orbit_loadtest::attack::kills::{self, KillPlan};
+use orbit_loadtest::attack::outage::{self, OutagePlan};
+use orbit_loadtest::attack::power::{self, PowerDisk};
+use orbit_loadtest::load::share_rate;
+use orbit_loadtest::random::Random;
+use orbit_loadtest::scenario::{Rate, Scenario};
+use orbit_loadtest::stage::Stage;
+use orbit_loadtest::stage::disk::{SmallDisk, isolate_mounts};
+
+use super::stage::{Place, until_interrupted};
+use super::{Outcome, finish};
+use crate::arguments::{
+    ChaosArguments, DiskArguments, KillsArguments, LoadArguments, OnFullChoice, OutageArguments,
+    PowerArguments,
+};
+
+const MIB: u64 = 1 << 20;
+
+/// Everything at once.
+pub(crate) fn chaos(arguments: &ChaosArguments) -> Result<Outcome> {
+    let scenarios = scenarios(&arguments.load)?;
+    let plan = chaos_plan(arguments);
+    let (stage, quiet) = (&arguments.load.stage, arguments.load.stage.quiet);
+    let place = Place::of(stage)?;
+    let mut settings = place.settings(stage, 2 * MIB, 1024 * MIB)?;
+    // Not being root is no obstacle: the report says that the disk was not filled.
+    let disk = match isolate_mounts() {
+        // It takes some seconds of traffic and is soon full when ClickHouse is away.
+        Ok(()) => Some(small_disk(&place, 128 * MIB)?),
+        Err(_) => None,
+    };
+    settings.journal = disk.as_ref().map(|disk| disk.directory().join("journal"));
+    let report = until_interrupted(async {
+        let mut stage = Stage::build(&settings).await?;
+        Ok(chaos::run(&mut stage, &scenarios, &plan, disk.as_ref(), quiet).await?)
+    })?;
+    finish(&report, &report.findings, stage.json.as_deref())
+}
+
+/// The seed that was asked for, or another. Told at once: a run that never ends is worth repeating.
+fn told(seed: Option<u64>) -> u64 {
+    let seed = seed.unwrap_or_else(Random::seed);
+    // Without standard error, the report still says it.
+    drop(writeln!(std::io::stderr(), "seed {seed}"));
+    seed
+}
+
+/// What was asked for; else a rate at which everything that is killed also works for a while.
+fn chaos_plan(arguments: &ChaosArguments) -> Plan {
+    let length_s = arguments.duration_s;
+    let every = |seconds: f64| (length_s / seconds).ceil() as u32;
+    Plan {
+        seed: told(arguments.seed),
+        length: Duration::from_secs_f64(length_s),
+        gateway_kills: arguments.gateway_kills.unwrap_or_else(|| every(5.5)),
+        engine_kills: arguments.clickhouse_kills.unwrap_or_else(|| every(18.0)),
+        stops: every(15.0),
+        faults: every(5.0),
+        fills: every(45.0),
+    }
+}
+
+/// ClickHouse is away for long.
+pub(crate) fn outage(arguments: &OutageArguments) -> Result<Outcome> {
+    let (scenario, per_s) = only_scenario(&arguments.load)?;
+    let plan = OutagePlan {
+        outage: Duration::from_secs_f64(arguments.outage_s),
+        per_s,
+        times_faster: arguments.times_faster,
+    };
+    let (stage, quiet) = (&arguments.load.stage, arguments.load.stage.quiet);
+    let place = Place::of(stage)?;
+    let settings = place.settings(stage, 64 * MIB, 16 * 1024 * MIB)?;
+    let report = until_interrupted(async {
+        let mut stage = Stage::build(&settings).await?;
+        Ok(outage::run(&mut stage, &scenario, &plan, quiet).await?)
+    })?;
+    finish(&report, &report.findings, stage.json.as_deref())
+}
+
+/// The journal's disk is full.
+pub(crate) fn disk(arguments: &DiskArguments) -> Result<Outcome> {
+    let (scenario, _) = only_scenario(&arguments.load)?;
+    let on_full = match arguments.on_full {
+        OnFullChoice::Refuse => OnFull::Refuse,
+        OnFullChoice::ServeUnmetered => OnFull::ServeUnmetered,
+    };
+    let (stage, quiet) = (&arguments.load.stage, arguments.load.stage.quiet);
+    let place = Place::of(stage)?;
+    isolate_mounts().context("only root can mount a small disk for the journal")?;
+    let disk = small_disk(&place, 48 * MIB)?;
+    let mut settings = place.settings(stage, MIB / 4, 1024 * MIB)?;
+    settings.journal = Some(disk.directory().join("journal"));
+    settings.on_full = on_full.setting();
+    let report = until_interrupted(async {
+        let mut stage = Stage::build(&settings).await?;
+        Ok(full_disk::run(&mut stage, &scenario, &disk, on_full, quiet).await?)
+    })?;
+    finish(&report, &report.findings, stage.json.as_deref())
+}
+
+/// The machine loses power.
+pub(crate) fn power(arguments: &PowerArguments) -> Result<Outcome> {
+    let scenarios = scenarios(&arguments.load)?;
+    let seed = told(arguments.seed);
+    let (stage, quiet) = (&arguments.load.stage, arguments.load.stage.quiet);
+    let place = Place::of(stage)?;
+    isolate_mounts().context("only root can mount a disk for the journal")?;
+    let mut settings = place.settings(stage, 2 * MIB, 128 * MIB)?;
+    let report = until_interrupted(async {
+        let mut disk = PowerDisk::make(&place.directory).await?;
+        settings.journal = Some(disk.directory().join("journal"));
+        let mut stage = Stage::build(&settings).await?;
+        Ok(power::run(&mut stage, &scenarios, &mut disk, seed, quiet).await?)
+    })?;
+    finish(&report, &report.findings, stage.json.as_deref())
+}
+
+/// The gateway dies while another program works with it.
+pub(crate) fn kills(arguments: &KillsArguments) -> Result<Outcome> {
+    let plan = KillPlan {
+        kills: arguments.kills,
+        every: Duration::from_secs_f64(arguments.every_s),
+        seed: told(arguments.seed),
+    };
+    let (stage, quiet) = (&arguments.stage, arguments.stage.quiet);
+    let place = Place::of(stage)?;
+    let settings = place.settings(stage, 16 * MIB, 4 * 1024 * MIB)?;
+    let report = until_interrupted(async {
+        let mut stage = Stage::build(&settings).await?;
+        Ok(kills::run(&mut stage, &arguments.command, &plan, quiet).await?)
+    })?;
+    finish(&report, &report.findings, stage.json.as_deref())
+}
+
+fn small_disk(place: &Place, bytes: u64) -> Result<SmallDisk> {
+    SmallDisk::mount(&place.directory.join("disk"), bytes)
+        .context("cannot mount a small disk for the journal")
+}
+
+fn scenarios(arguments: &LoadArguments) -> Result<Vec<Scenario>> {
+    let mut scenarios = arguments
+        .scenarios
+        .iter()
+        .map(|path| Scenario::read(path))
+        .collect::<Result<Vec<_>, _>>()?;
+    if let Some(rate) = arguments.rate {
+        share_rate(&mut scenarios, rate);
+    }
+    Ok(scenarios)
+}
+
+/// The scenario, where there can be only one, and its rate.
+fn only_scenario(arguments: &LoadArguments) -> Result<(Scenario, f64)> {
+    let Ok([scenario]) = <[Scenario; 1]>::try_from(scenarios(arguments)?) else {
+        bail!("give one scenario");
+    };
+    match scenario.rate {
+        Rate::PerSecond(per_s) => Ok((scenario, per_s)),
+        Rate::Max => {
+            bail!("the scenario must have a rate: what is full speed before is less after")
+        }
+    }
+}
