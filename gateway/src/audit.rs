@@ -140,7 +140,7 @@ impl Work {
 
     async fn once(&mut self) {
         let began_us = self.clock.unix_us();
-        let from_us = self.window.from_us(began_us);
+        let from_us = self.window.begin_us(began_us);
         let scope =
             Scope { from_us: Some(from_us), written_from_us: Some(from_us), ..Scope::default() };
         let options = Options { scope, limits: LIMITS, wait: WAIT };
@@ -211,7 +211,7 @@ struct Window {
 }
 
 impl Window {
-    fn from_us(&self, now_us: i64) -> i64 {
+    fn begin_us(&self, now_us: i64) -> i64 {
         let from_us = self.clean_us.map_or(now_us - FIRST_US, |clean_us| clean_us - MARGIN_US);
         from_us.max(now_us - LONGEST_US).max(0)
     }
@@ -229,12 +229,12 @@ mod tests {
     fn a_window_reaches_back_behind_the_last_clean_audit() {
         let now_us = 1_796_000_000_000_000;
         let mut window = Window::default();
-        assert_eq!(window.from_us(now_us), now_us - 24 * HOUR_US);
+        assert_eq!(window.begin_us(now_us), now_us - 24 * HOUR_US);
         window.clean(now_us);
         let later_us = now_us + 300_000_000;
-        assert_eq!(window.from_us(later_us), now_us - HOUR_US);
+        assert_eq!(window.begin_us(later_us), now_us - HOUR_US);
         // Findings stay: the window grows, and not for ever.
-        assert_eq!(window.from_us(now_us + 30 * FIRST_US), now_us + 23 * FIRST_US);
-        assert_eq!(Window::default().from_us(1), 0);
+        assert_eq!(window.begin_us(now_us + 30 * FIRST_US), now_us + 23 * FIRST_US);
+        assert_eq!(Window::default().begin_us(1), 0);
     }
 }

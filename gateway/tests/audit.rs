@@ -21,7 +21,7 @@ use serde_json::Value;
 
 const ORBIT: &str = env!("CARGO_BIN_EXE_orbit");
 /// After this a state that should come is not coming.
-const BOUND: Duration = Duration::from_secs(60);
+const BOUND: Duration = Duration::from_mins(1);
 
 /// A settings file and its data directory.
 struct Home {

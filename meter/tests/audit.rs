@@ -92,7 +92,8 @@ impl Stage {
              number AS request_bytes, number * 7 AS response_bytes, 900 AS duration_us, \
              800 AS upstream_us, reinterpretAsUUID(sipHash128({node}, number)) AS request_id, \
              7 * 4294967296 * {node} + intDiv(number, 1000) * 2 + (toYYYYMM(ts) != \
-             toYYYYMM(fromUnixTimestamp64Micro({begin_us}, 'UTC'))) AS batch_id FROM numbers({ROWS})"
+             toYYYYMM(fromUnixTimestamp64Micro({begin_us}, 'UTC'))) AS batch_id \
+             FROM numbers({ROWS})"
         ))
         .await;
         self.run(&format!(

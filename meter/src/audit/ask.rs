@@ -41,8 +41,8 @@ query!(OPEN_PARTS, "parts of long requests", "open_parts");
 query!(PROJECTION, "projection", "projection");
 query!(LOSSES, "losses", "losses");
 
-/// Errors of the server that mean that the schema is another one: UNKNOWN_IDENTIFIER, UNKNOWN_TABLE,
-/// UNKNOWN_DATABASE.
+/// Errors of the server that mean that the schema is another one: UNKNOWN_IDENTIFIER,
+/// UNKNOWN_TABLE, UNKNOWN_DATABASE.
 const OTHER_SCHEMA: [i32; 3] = [47, 60, 81];
 
 /// One row of an answer.

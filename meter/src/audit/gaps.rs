@@ -201,7 +201,9 @@ mod tests {
 
     fn walk(walk: Walk, ranges: &[Range]) -> Walk {
         let mut walk = walk;
-        ranges.iter().for_each(|range| walk.push(*range));
+        for range in ranges {
+            walk.push(*range);
+        }
         walk
     }
 

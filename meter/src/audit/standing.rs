@@ -46,8 +46,8 @@ impl Standings {
         }
     }
 
-    /// Whether a gap before an event of this time may still be filled. What is missing because it is
-    /// on its way lies above the node's watermark, and so does all that overtook it.
+    /// Whether a gap before an event of this time may still be filled. What is missing because it
+    /// is on its way lies above the node's watermark, and so does all that overtook it.
     pub(super) fn may_fill_before(&self, node: u32, event_us: i64) -> bool {
         self.of(node) != Standing::Done
             && self.nodes.get(&node).is_some_and(|word| word.watermark_us <= Some(event_us))

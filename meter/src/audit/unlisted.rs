@@ -84,7 +84,7 @@ impl Batch {
     fn text(&self) -> String {
         let number = |name: &str| self.facts.get(name).and_then(Value::as_i64).unwrap_or(0);
         format!(
-            "batch {} of node {}, month {}: its {} rows, from {} on, are in no batch of the manifest",
+            "batch {} of node {}, month {}: its {} rows, from {} on, are in no batch that is listed",
             self.id,
             self.node,
             self.month,

@@ -268,7 +268,7 @@ async fn what_a_node_has_not_confirmed_yet_is_no_finding() {
             looking.notify_one();
         }
     };
-    let options = waiting(std::time::Duration::from_secs(60));
+    let options = waiting(std::time::Duration::from_mins(1));
     let confirm = async {
         looking.notified().await;
         stage.run("INSERT INTO usage_batches SELECT * FROM later").await;

@@ -114,7 +114,7 @@ fn watermark(text: &mut String, watermark: &WatermarkReport) {
 }
 
 /// A node in one line.
-pub(in crate::cli) fn standing(node: &NodeStanding) -> String {
+fn standing(node: &NodeStanding) -> String {
     let NodeStanding { node: number, host, state, updated, backlog_events, .. } = node;
     let away = if node.away { format!(", away since {updated}") } else { String::new() };
     let watermark = node.watermark.as_deref().unwrap_or("unknown");

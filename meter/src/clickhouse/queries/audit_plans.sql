@@ -1,5 +1,5 @@
 -- Every plan of the manifest: its batches' rows and what was skipped must be as many as its ranges
--- are long, all its batches must tell the same of it, and what was skipped must be among the losses.
+-- are long, all its batches must tell the same of it, and what was skipped must be a known loss.
 --
 --   from_us, to_us, written_from_us    a plan with a batch in this scope is looked at whole
 --   settled_us                         plans with events before this may have lost batches by
