@@ -49,9 +49,12 @@ listen = ["127.0.0.1:0"]
 listen = "127.0.0.1:0"
 token_file = "admin.token"
 [ingest]
-listen = ""
+listen = "127.0.0.1:0"
+token_file = "ingest.token"
 [policy]
 paths = ["documents", "policy"]
+[limits]
+directory = "state"
 [journal]
 directory = "journal"
 [clickhouse]

@@ -5,30 +5,27 @@
 //! the bearer token, that every error is an RFC 9457 problem, and that connections, bodies and
 //! times are bounded.
 
-mod auth;
 mod policy;
-mod problem;
 mod readiness;
-mod serve;
 mod state;
-mod token;
 mod usage;
 
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::middleware::{self, Next};
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 
-use problem::Problem;
+use crate::api::{self, Guard, HttpServer, Problem, Serving};
+pub use crate::api::{Token, TokenError};
 pub use readiness::{Check, Readiness};
-pub use serve::AdminServer;
 pub use state::{AdminState, policy_check};
-pub use token::{Token, TokenError};
 
 /// Longest request body: candidate policy documents.
 const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
@@ -37,9 +34,29 @@ const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
 /// What Prometheus is told the metrics are.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+/// How it is served.
+const SERVING: Serving = Serving { name: "admin", max_connections: 64, yields_to_traffic: true };
+
+/// The running admin listener; dropping it stops it within two seconds.
+#[derive(Debug)]
+pub struct AdminServer(HttpServer);
+
+impl AdminServer {
+    /// Binds `address` (port 0 takes a free one) and serves on a thread of its own.
+    pub fn start(address: SocketAddr, state: AdminState) -> io::Result<AdminServer> {
+        HttpServer::start(address, routes(Arc::new(state)), SERVING).map(AdminServer)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.0.address()
+    }
+}
+
 /// All paths, with the token asked of all but one.
 fn routes(state: Arc<AdminState>) -> Router {
-    Router::new()
+    let guard = Guard { token: state.token.clone(), name: SERVING.name };
+    let routes = Router::new()
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/v1/policy", get(policy::current))
@@ -48,35 +65,10 @@ fn routes(state: Arc<AdminState>) -> Router {
         .route("/v1/tenants/{id}/usage", get(usage::usage))
         .fallback(async || Problem::new(StatusCode::NOT_FOUND))
         .method_not_allowed_fallback(async || Problem::new(StatusCode::METHOD_NOT_ALLOWED))
-        .layer(middleware::from_fn_with_state(Arc::clone(&state), auth::require_token))
+        .layer(middleware::from_fn_with_state(guard, api::require_token))
         .route("/healthz", get(async || "ok\n"))
-        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(middleware::from_fn(bounded))
-        .with_state(state)
-}
-
-/// Refuses what is announced too long, ends what takes too long, and keeps answers out of caches.
-async fn bounded(request: Request, next: Next) -> Response {
-    let mut response = if announced_bytes(&request) > MAX_BODY_BYTES as u64 {
-        Problem::new(StatusCode::PAYLOAD_TOO_LARGE)
-            .detail(format!("a body has at most {MAX_BODY_BYTES} bytes"))
-            .into_response()
-    } else {
-        match tokio::time::timeout(ANSWER_TIMEOUT, next.run(request)).await {
-            Ok(response) => response,
-            Err(_) => Problem::new(StatusCode::GATEWAY_TIMEOUT)
-                .detail(format!("not done within {} s", ANSWER_TIMEOUT.as_secs()))
-                .into_response(),
-        }
-    };
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
-}
-
-/// The length of the body as the client announced it; 0 when it did not.
-fn announced_bytes(request: &Request) -> u64 {
-    let length = request.headers().get(header::CONTENT_LENGTH);
-    length.and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or(0)
+        .with_state(state);
+    api::bounded(routes, MAX_BODY_BYTES, ANSWER_TIMEOUT)
 }
 
 async fn ready(State(state): State<Arc<AdminState>>) -> Response {

@@ -4,12 +4,14 @@
 //! standard output and everything else to standard error, and that the exit code is 0 for success,
 //! 1 for a failure and 2 for wrong arguments.
 
+mod audit;
 mod clickhouse;
 mod demo_keys;
 mod gateway;
 mod journal;
 mod key;
 mod migrate;
+mod node;
 mod output;
 mod policy;
 mod up;
@@ -17,9 +19,12 @@ mod up;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use orbit_meter::clickhouse::Store;
 
-use crate::settings::Settings;
+use crate::settings::{ClickHouse, Settings};
+use crate::storage::Reached;
 
 /// The metering and rate-limiting gateway.
 #[derive(Parser)]
@@ -30,6 +35,7 @@ Examples:
   orbit gateway --config /etc/orbit/orbit.toml
   orbit policy check config/policy           every mistake as file:line:column
   orbit key new --env live --tenant acme-web a key, shown once
+  orbit audit                                nothing missing, double or different
 
 `orbit SUBCOMMAND --help` has more.")]
 struct Cli {
@@ -46,6 +52,9 @@ enum Command {
     #[command(subcommand)]
     Key(key::Key),
     Migrate(migrate::Migrate),
+    Audit(audit::Audit),
+    #[command(subcommand)]
+    Node(node::Node),
     #[command(subcommand)]
     Journal(journal::Journal),
     Clickhouse(clickhouse::Clickhouse),
@@ -65,6 +74,25 @@ impl Config {
     }
 }
 
+/// Runs `work` with a client of the usage database, which is started for it when it is embedded and
+/// nobody runs it.
+fn with_database<T>(
+    settings: &ClickHouse,
+    work: impl AsyncFnOnce(&Store) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let program = std::env::current_exe()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let reached = runtime.block_on(Reached::open(settings, &program))?;
+    let url = reached.url().to_owned();
+    let done = runtime.block_on(async { work(&reached.store()?).await });
+    // An engine waits for its clients before it stops.
+    drop(runtime);
+    let closed = reached.close();
+    let done = done.with_context(|| format!("the usage database at {url}"))?;
+    closed?;
+    Ok(done)
+}
+
 /// Runs the command the process was started with.
 pub fn run() -> ExitCode {
     let result = match Cli::parse().command {
@@ -73,6 +101,8 @@ pub fn run() -> ExitCode {
         Command::Policy(policy) => policy.run(),
         Command::Key(key) => key.run(),
         Command::Migrate(migrate) => migrate.run(),
+        Command::Audit(audit) => audit.run(),
+        Command::Node(node) => node.run(),
         Command::Journal(journal) => journal.run(),
         Command::Clickhouse(clickhouse) => clickhouse.run(),
     };

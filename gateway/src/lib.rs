@@ -7,10 +7,13 @@
 //! same parts as the `orbit` binary, which is only `main`.
 
 pub mod admin;
+mod api;
+pub mod audit;
 pub mod background;
 pub mod cli;
 pub mod clock;
 pub mod demo;
+pub mod ingest;
 pub mod limit_state;
 pub mod proxy;
 pub mod reload;

@@ -161,6 +161,6 @@ fn describe_metrics() {
     describe_gauge!("orbit_limit_state_buckets", "Buckets on the disk that are not full.");
     describe_counter!(
         "orbit_limit_state_failures_total",
-        "Times in a row or not that what limits have spent could not be saved."
+        "Times that what limits have spent could not be saved."
     );
 }

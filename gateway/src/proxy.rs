@@ -3,39 +3,45 @@
 //! identify -> route -> admit ([`intake`]) -> forward -> record ([`exchange`]). A refusal is
 //! answered by [`refusal`]. The event of an admitted request is in the journal before the client
 //! can have seen the end of its answer (**M1**): an answer without a body is recorded as its
-//! header leaves, one with a body as its last piece leaves, one the gateway makes itself before
-//! it is written. What never got that far is recorded when the request is over, as aborted.
+//! header leaves, one with a body as its last piece or its trailers leave, one the gateway makes
+//! itself before it is written. What never got that far is recorded when the request is over, as
+//! aborted. What goes on for long is recorded while it does ([`record`]).
 
+mod client;
 pub mod exchange;
+mod failure;
 pub mod fields;
 pub mod intake;
 pub mod metrics;
+pub mod open;
 pub mod problem;
+pub mod record;
 pub mod refusal;
 pub mod trace;
 
-use std::net::{IpAddr, SocketAddr};
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use orbit_meter::journal::Journal;
 use orbit_meter::refusals::Refusals;
-use orbit_policy::{Policy, Snapshot};
+use orbit_policy::{Nanos, Policy, Snapshot};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
-use pingora::{Error, ErrorSource, ErrorType, Result};
+use pingora::{Error, ErrorType, Result};
 
 use crate::clock::Clock;
 use crate::settings::{Cidr, LimitSettings, OnFull};
 use crate::upstreams::{Pool, Pools};
-use exchange::Exchange;
+use exchange::{Ending, Exchange};
 use intake::Intake;
-use problem::Problem;
 
 /// What the proxy works with; shared by all its threads.
 pub struct Edge {
@@ -55,8 +61,11 @@ pub struct Edge {
     pub pools: Arc<Pools>,
     /// The clock.
     pub clock: Arc<Clock>,
-    /// Handles of the proxy's metrics.
-    pub metrics: metrics::Metrics,
+    /// What the proxy's threads count.
+    pub metrics: Arc<metrics::Metrics>,
+    /// How long an answer may take before it is recorded while it goes on:
+    /// [`record::LONG_ANSWER`], and less only where a test cannot wait.
+    pub long_answer: Nanos,
     /// Set when the proxy is to end: connections are not kept for another request.
     pub draining: AtomicBool,
 }
@@ -112,6 +121,7 @@ impl ProxyHttp for Proxy {
             Intake::Admitted => Ok(false),
             Intake::Denied(denial) => {
                 let problem = refusal::count(edge, ctx, &denial);
+                ctx.leave_open();
                 // A body that comes with a refused request is not read, however long it is.
                 let keep = session.is_body_empty();
                 problem.send(session, &ctx.id, keep).await?;
@@ -119,6 +129,7 @@ impl ProxyHttp for Proxy {
             }
             Intake::Unfit(problem, reason) => {
                 refusal::count_unfit(edge, ctx, reason, problem.status());
+                ctx.leave_open();
                 problem.send(session, &ctx.id, false).await?;
                 Ok(true)
             }
@@ -132,6 +143,7 @@ impl ProxyHttp for Proxy {
     ) -> Result<Box<HttpPeer>> {
         // A retried request's body passes the filters again.
         ctx.request_bytes = 0;
+        ctx.request_ended = false;
         let peer = ctx.pool().and_then(|pool| pool.pick());
         let no_peer = || Error::explain(ErrorType::ConnectNoRoute, "no server has an address");
         Ok(Box::new(peer.ok_or_else(no_peer)?.clone()))
@@ -153,6 +165,7 @@ impl ProxyHttp for Proxy {
         end: bool,
         ctx: &mut Exchange,
     ) -> Result<()> {
+        ctx.request_ended = end;
         let Some(piece) = body else { return Ok(()) };
         ctx.request_bytes += piece.len() as u64;
         // A WebSocket has no body in this sense: what flows after the upgrade is not bounded.
@@ -160,12 +173,34 @@ impl ProxyHttp for Proxy {
             ctx.too_large = true;
             return Error::e_explain(ErrorType::HTTPStatus(413), "the body is over the limit");
         }
+        ctx.request_flows(&self.0);
         // An HTTP/2 client may end with an empty DATA frame; passed on as it is, it would end an
         // HTTP/1 body twice and spoil the connection for the next request (pingora #935).
         if end && piece.is_empty() {
             *body = None;
         }
         Ok(())
+    }
+
+    /// Called with every header of an upstream just before [`ProxyHttp::response_filter`], and the
+    /// only one that is told whether the header ends the answer. Written out, and not `async`, so
+    /// that what it returns takes no memory: it is done when it returns.
+    fn adjust_upstream_modules<'life0, 'life1, 'life2, 'life3, 'async_trait>(
+        &'life0 self,
+        _session: &'life1 mut Session,
+        _response: &'life2 ResponseHeader,
+        end: bool,
+        ctx: &'life3 mut Exchange,
+    ) -> Pin<Box<dyn Future<Output = Result<()>> + Send + 'async_trait>>
+    where
+        'life0: 'async_trait,
+        'life1: 'async_trait,
+        'life2: 'async_trait,
+        'life3: 'async_trait,
+        Self: 'async_trait,
+    {
+        ctx.header_ends = end;
+        Box::pin(Done)
     }
 
     async fn response_filter(
@@ -180,32 +215,52 @@ impl ProxyHttp for Proxy {
             return Ok(());
         }
         if response.status == StatusCode::SWITCHING_PROTOCOLS {
+            if !session.is_upgrade_req() {
+                let error = Error::explain(ErrorType::InvalidHTTPHeader, "101 without an upgrade");
+                return Err(error.into_up());
+            }
             // A WebSocket may be silent as long as it likes.
             session.set_read_timeout(None);
         }
-        ctx.upstream_answered(&self.0, response);
+        let ending = ctx.upstream_answered(&self.0, response);
         if let Some(admission) = &ctx.admission {
             let ready = &equipment(admission.permit.snapshot()).policy_fields;
             fields::add(response, admission, ready)?;
         }
         response.insert_header("X-Request-Id", ctx.id.hex().as_slice())?;
-        if exchange::has_no_body(&session.req_header().method, response) {
-            ctx.record(&self.0);
+        match ending {
+            Ending::Header => ctx.end(&self.0, is_arriving(session, ctx)),
+            Ending::Never => ctx.begin(&self.0),
+            Ending::Body => {}
         }
         Ok(())
     }
 
     fn response_body_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
         end: bool,
         ctx: &mut Exchange,
     ) -> Result<Option<Duration>> {
-        ctx.response_bytes += body.as_ref().map_or(0, |piece| piece.len() as u64);
-        if end {
-            ctx.record(&self.0);
+        let bytes = body.as_ref().map_or(0, |piece| piece.len() as u64);
+        ctx.response_bytes += bytes;
+        if end || ctx.is_whole() {
+            ctx.end(&self.0, is_arriving(session, ctx));
+        } else if bytes > 0 {
+            ctx.keep_up(&self.0);
         }
+        Ok(None)
+    }
+
+    /// The end of an HTTP/2 upstream's answer, where it has trailers (gRPC).
+    async fn response_trailer_filter(
+        &self,
+        session: &mut Session,
+        _trailers: &mut HeaderMap,
+        ctx: &mut Exchange,
+    ) -> Result<Option<Bytes>> {
+        ctx.end(&self.0, is_arriving(session, ctx));
         Ok(None)
     }
 
@@ -230,13 +285,13 @@ impl ProxyHttp for Proxy {
         ctx: &mut Exchange,
     ) -> FailToProxy {
         let edge = &*self.0;
-        let Some(problem) = failure(error, ctx) else {
+        let Some(problem) = failure::answer(error, ctx) else {
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         };
         let code = problem.status().as_u16();
         if !is_answered(session) {
             ctx.answered_here(problem.status());
-            ctx.record(edge);
+            ctx.end(edge, false);
             if let Err(error) = problem.send(session, &ctx.id, false).await {
                 tracing::debug!(%error, "the client went away before the error answer");
             }
@@ -256,54 +311,20 @@ impl ProxyHttp for Proxy {
     }
 }
 
-/// The answer to a request that could not be forwarded; `None`: nobody is there to read it.
-fn failure(error: &Error, ctx: &Exchange) -> Option<Problem> {
-    use ErrorType::{ConnectTimedout, HTTPStatus, ReadTimedout, WriteTimedout};
-    let timed_out = matches!(error.etype(), ConnectTimedout | ReadTimedout | WriteTimedout);
-    let problem = match (error.etype(), error.esource()) {
-        _ if ctx.too_large => intake::body_too_large(),
-        (HTTPStatus(code), _) => {
-            let status = StatusCode::from_u16(*code).unwrap_or(StatusCode::BAD_GATEWAY);
-            Problem::new(status, "not-forwarded", "The request could not be forwarded.")
-        }
-        (_, ErrorSource::Upstream) if timed_out => {
-            let detail = "The upstream did not answer in time.";
-            Problem::new(StatusCode::GATEWAY_TIMEOUT, "upstream-timeout", detail)
-        }
-        (_, ErrorSource::Downstream) if timed_out => {
-            let detail = "The request did not arrive in time.";
-            Problem::new(StatusCode::REQUEST_TIMEOUT, "request-timeout", detail)
-        }
-        (
-            ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed,
-            ErrorSource::Downstream,
-        ) => return None,
-        (_, ErrorSource::Downstream) => {
-            let detail = "The request is not valid HTTP.";
-            Problem::new(StatusCode::BAD_REQUEST, "bad-request", detail)
-        }
-        (_, ErrorSource::Upstream) => {
-            let detail = "The upstream could not be reached or gave no valid answer.";
-            Problem::new(StatusCode::BAD_GATEWAY, "upstream-failed", detail)
-        }
-        (ErrorType::ConnectNoRoute, _) => {
-            let detail = "No server of the upstream is known.";
-            Problem::new(StatusCode::BAD_GATEWAY, "upstream-failed", detail)
-        }
-        _ => {
-            let detail = "The gateway failed to serve the request.";
-            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
-        }
-    };
-    Some(problem)
+/// Ready, and of no size: boxing it allocates nothing.
+struct Done;
+
+impl Future for Done {
+    type Output = Result<()>;
+
+    fn poll(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<Result<()>> {
+        Poll::Ready(Ok(()))
+    }
 }
 
-/// `1.2.3.4`, `1.2.3.4:5678`, `2001:db8::1` or `[2001:db8::1]:5678`.
-fn hop_address(hop: &[u8]) -> Option<IpAddr> {
-    let hop = std::str::from_utf8(hop).ok()?.trim();
-    let bracketed = || hop.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
-    let with_port = || hop.parse::<SocketAddr>().ok().map(|address| address.ip());
-    hop.parse().ok().or_else(with_port).or_else(bracketed)
+/// Whether more of the request's body may come.
+fn is_arriving(session: &mut Session, ctx: &Exchange) -> bool {
+    !ctx.request_ended && !session.is_body_done()
 }
 
 /// Whether an answer has begun; an informational one is none.
@@ -311,40 +332,4 @@ fn is_answered(session: &Session) -> bool {
     session.response_written().is_some_and(|written| {
         !written.status.is_informational() || written.status == StatusCode::SWITCHING_PROTOCOLS
     })
-}
-
-/// The address of the client: the connection's, or behind trusted proxies the nearest one in
-/// `X-Forwarded-For` that is not theirs.
-fn client_address(session: &Session, trusted: &[Cidr]) -> IpAddr {
-    let peer =
-        session.client_addr().and_then(|address| address.as_inet()).map(std::net::SocketAddr::ip);
-    let peer = peer.unwrap_or(IpAddr::from([127, 0, 0, 1]));
-    let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(address));
-    if trusted.is_empty() || !is_trusted(peer) {
-        return peer;
-    }
-    let lines: Vec<_> = session.req_header().headers.get_all("x-forwarded-for").iter().collect();
-    let mut nearest = peer;
-    for hop in lines.iter().rev().flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b',')) {
-        // Beyond what cannot be read nothing can be believed: the client may have written it.
-        let Some(address) = hop_address(hop) else { break };
-        nearest = address;
-        if !is_trusted(address) {
-            break;
-        }
-    }
-    nearest
-}
-
-impl Drop for Exchange {
-    fn drop(&mut self) {
-        // Cut off with its task (at the end of a drain, by a panic): pingora's last phase never
-        // ran.
-        if self.admission.is_some()
-            && let Some(edge) = self.shard.edge()
-        {
-            self.finish(&edge, true);
-        }
-        self.shard.in_flight.fetch_sub(1, Ordering::Release);
-    }
 }

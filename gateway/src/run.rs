@@ -2,9 +2,9 @@
 //!
 //! Owns the order in which the parts start and stop. Guarantees that nothing listens before the
 //! policy is in force with what its limits had spent, and the journal is open, and that at the end
-//! what was recorded is shipped before the engine stops: listeners, requests in flight, limits,
-//! refusals, shipper, journal, engine, each within a bounded time. A part that fails to stop is
-//! logged and does not keep the others from stopping.
+//! what was recorded is shipped before the engine stops: listeners, requests in flight, ingestion,
+//! limits, refusals, shipper, journal, engine, each within a bounded time. A part that fails to stop
+//! is logged and does not keep the others from stopping.
 
 mod checks;
 mod signals;
@@ -16,19 +16,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use orbit_meter::ingest::{IndexError, IndexSettings, IngestIndex};
 use orbit_meter::journal::{Journal, JournalError, JournalSettings};
 use orbit_meter::refusals::{Flusher, Refusals, RefusalsError};
-use orbit_meter::ship::{ShipError, ShipSettings, Shipper, ShipperHandle};
+use orbit_meter::ship::{OldestOpen, ShipError, ShipSettings, Shipper, ShipperHandle};
 use orbit_policy::{Diagnostics, Policy, PolicySettings};
 
 use crate::admin::{self, AdminServer, AdminState, Readiness, Token, TokenError};
+use crate::audit::{Auditor, AuditorError};
 use crate::clock::Clock;
+use crate::ingest::{Bounds, IngestServer, IngestState};
 use crate::limit_state::{LimitState, LimitStateError, Saver};
 use crate::proxy::{self, Edge};
 use crate::reload::{self, Reloader};
 use crate::server::{ProxyServer, Running, ServerError};
 use crate::settings::{self, Settings};
-use crate::storage::{Storage, StorageError};
+use crate::storage::{Storage, StorageError, StorageHandle};
 use crate::telemetry::{Metrics, TelemetryError};
 use crate::upstreams::Pools;
 use signals::Signals;
@@ -51,7 +54,7 @@ pub enum RunError {
     /// The metrics recorder could not be installed.
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
-    /// The admin token cannot be had.
+    /// The token of the admin or the ingest API cannot be had.
     #[error(transparent)]
     Token(#[from] TokenError),
     /// What limits have spent cannot be kept.
@@ -68,12 +71,18 @@ pub enum RunError {
     /// Counts that an earlier process left cannot be read.
     #[error(transparent)]
     Refusals(#[from] RefusalsError),
+    /// What was ingested earlier cannot be told.
+    #[error(transparent)]
+    Index(#[from] IndexError),
     /// The usage database cannot be used.
     #[error(transparent)]
     Storage(#[from] StorageError),
     /// Shipping could not start.
     #[error(transparent)]
     Ship(#[from] ShipError),
+    /// The audit could not start.
+    #[error(transparent)]
+    Audit(#[from] AuditorError),
     /// A thread of the gateway could not be started.
     #[error("cannot start the {thread} thread")]
     Thread {
@@ -85,6 +94,14 @@ pub enum RunError {
     /// The admin listener could not be opened.
     #[error("the admin API cannot listen on {address}")]
     Admin {
+        /// Where it should.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The ingest listener could not be opened.
+    #[error("the ingest API cannot listen on {address}")]
+    Ingest {
         /// Where it should.
         address: SocketAddr,
         /// What the system said.
@@ -108,8 +125,9 @@ pub fn run_gateway(
     let signals_failed = |source| RunError::Thread { thread: "signals", source };
     let mut signals = Signals::register().map_err(signals_failed)?;
     let (running, addresses) = parts.serve()?;
-    let Addresses { proxy, tls, admin, .. } = &addresses;
-    tracing::info!(?proxy, ?tls, %admin, "serving");
+    let Addresses { proxy, tls, admin, ingest, .. } = &addresses;
+    let ingest = ingest.map_or_else(|| "off".to_owned(), |address| address.to_string());
+    tracing::info!(?proxy, ?tls, %admin, %ingest, "serving");
     ready(&addresses);
     let (signal, _) = signals.wait();
     tracing::info!(signal, "stopping");
@@ -132,6 +150,8 @@ pub struct Addresses {
     pub tls: Vec<SocketAddr>,
     /// The admin API.
     pub admin: SocketAddr,
+    /// The ingest API, unless it is off.
+    pub ingest: Option<SocketAddr>,
     /// The usage database's HTTP interface.
     pub database_url: String,
 }
@@ -144,12 +164,16 @@ struct Parts {
     pools: Arc<Pools>,
     readiness: Arc<Readiness>,
     admin: AdminServer,
+    ingest: Option<IngestServer>,
+    index: Arc<IngestIndex>,
     reloader: Reloader,
     refusals: Arc<Refusals>,
+    counts: Arc<proxy::metrics::Metrics>,
     flusher: Flusher,
     shipper: Arc<ShipperHandle>,
     journal: Arc<Journal>,
     storage: Storage,
+    auditor: Option<Auditor>,
     upkeep: Upkeep,
     limits: Saver,
 }
@@ -174,13 +198,19 @@ impl Parts {
         let journal = Journal::open(journal_settings(&settings.journal)).map_err(|source| {
             RunError::Journal { directory: settings.journal.directory.clone(), source }
         })?;
+        // Before anything is shipped; and always, or what a kill left in doubt would be forgotten.
+        let index = IndexSettings::new(settings.ingest.keep());
+        let index = Arc::new(IngestIndex::open(&journal, &index, clock.unix_us())?);
         let thread = |thread| move |source| RunError::Thread { thread, source };
         let refusals = Arc::new(Refusals::open(Arc::clone(&journal))?);
         let flusher = refusals.start().map_err(thread("refusals"))?;
         let storage = Storage::start(&settings.clickhouse, program)?;
         let store = storage.handle().store()?;
-        let ship_settings = ship_settings(&settings.ship, Arc::clone(&refusals));
+        let counts = Arc::new(proxy::metrics::Metrics::new());
+        let oldest_open = proxy::open::oldest(Arc::clone(&counts), Arc::clone(&refusals));
+        let ship_settings = ship_settings(&settings.ship, oldest_open, Arc::clone(&index));
         let shipper = Arc::new(Shipper::start(Arc::clone(&journal), store, ship_settings)?);
+        let auditor = start_audit(&settings.audit, storage.handle(), &clock)?;
         let watched = settings.policy.watch;
         let reloader = Reloader::start(
             Arc::clone(&policy),
@@ -214,6 +244,7 @@ impl Parts {
         };
         let admin = AdminServer::start(address, state)
             .map_err(|source| RunError::Admin { address, source })?;
+        let ingest = start_ingest(&settings, &policy, &journal, &index, &clock)?;
         let upkeep = Upkeep::start(metrics, Arc::clone(&policy), Arc::clone(&clock))
             .map_err(thread("upkeep"))?;
         Ok(Parts {
@@ -223,12 +254,16 @@ impl Parts {
             pools,
             readiness,
             admin,
+            ingest,
+            index,
             reloader,
             refusals,
+            counts,
             flusher,
             shipper,
             journal,
             storage,
+            auditor,
             upkeep,
             limits,
         })
@@ -246,7 +281,8 @@ impl Parts {
             refusals: Arc::clone(&self.refusals),
             pools: Arc::clone(&self.pools),
             clock: Arc::clone(&self.clock),
-            metrics: proxy::metrics::Metrics::new(),
+            metrics: Arc::clone(&self.counts),
+            long_answer: proxy::record::LONG_ANSWER,
             draining: false.into(),
         };
         let server = ProxyServer::bind(Arc::new(edge), &settings.server)?;
@@ -254,6 +290,7 @@ impl Parts {
             proxy: server.addresses(),
             tls: server.tls_addresses(),
             admin: self.admin.address(),
+            ingest: self.ingest.as_ref().map(IngestServer::address),
             database_url: self.storage.handle().url().to_owned(),
         };
         Ok((server.start()?, addresses))
@@ -262,18 +299,23 @@ impl Parts {
     /// Stops everything, after the proxy has drained.
     fn stop(self) {
         drop(self.upkeep);
+        drop(self.auditor);
         drop(self.reloader);
+        drop(self.ingest);
         // Nothing is admitted any more: this is the last state.
         drop(self.limits);
         // The last refusals become events, so before the shipper's last round.
         drop(self.flusher);
         let reachable = self.storage.handle().status().reachable;
         let timeout = if reachable { SHIP_TIMEOUT } else { SHIP_TIMEOUT_AWAY };
-        if let Err(error) = self.shipper.flush(timeout) {
+        if let Err(error) = self.shipper.stop(timeout) {
             tracing::warn!(%error, "the rest is shipped after the next start");
         }
         // Ends its thread: the readiness check holds no more than a weak reference.
         drop(self.shipper);
+        if let Err(error) = self.index.close() {
+            tracing::warn!(%error, "the next start looks through what was ingested");
+        }
         self.journal.close();
         // Operators can watch the end until here.
         drop(self.admin);
@@ -282,6 +324,16 @@ impl Parts {
         }
         tracing::info!("stopped");
     }
+}
+
+/// The audit beside the traffic, unless it is off.
+fn start_audit(
+    settings: &settings::Audit,
+    storage: StorageHandle,
+    clock: &Arc<Clock>,
+) -> Result<Option<Auditor>, AuditorError> {
+    let start = |interval| Auditor::start(storage, interval, Arc::clone(clock));
+    settings.interval().map(start).transpose()
 }
 
 fn journal_settings(settings: &settings::Journal) -> JournalSettings {
@@ -294,11 +346,38 @@ fn journal_settings(settings: &settings::Journal) -> JournalSettings {
     }
 }
 
-fn ship_settings(settings: &settings::Ship, refusals: Arc<Refusals>) -> ShipSettings {
+/// Starts the ingest API, unless it is off.
+fn start_ingest(
+    settings: &Settings,
+    policy: &Arc<Policy>,
+    journal: &Arc<Journal>,
+    index: &Arc<IngestIndex>,
+    clock: &Arc<Clock>,
+) -> Result<Option<IngestServer>, RunError> {
+    let settings::Ingest { max_body_bytes, max_age_days, max_future_s, .. } = settings.ingest;
+    let Some(address) = settings.ingest.listen else { return Ok(None) };
+    let state = IngestState {
+        token: Token::load_or_create(&settings.ingest.token_file)?,
+        policy: Arc::clone(policy),
+        journal: Arc::clone(journal),
+        index: Arc::clone(index),
+        clock: Arc::clone(clock),
+        bounds: Bounds { max_body_bytes, max_age_days, max_future_s },
+    };
+    let started = IngestServer::start(address, state);
+    started.map(Some).map_err(|source| RunError::Ingest { address, source })
+}
+
+fn ship_settings(
+    settings: &settings::Ship,
+    oldest_open: OldestOpen,
+    index: Arc<IngestIndex>,
+) -> ShipSettings {
     ShipSettings {
         max_rows: settings.max_rows,
         max_delay: Duration::from_millis(settings.max_delay_ms),
-        oldest_open_us: Some(Arc::new(move || refusals.oldest_us())),
+        oldest_open_us: Some(oldest_open),
+        before_forget: Some(Arc::new(move || index.sync())),
         ..ShipSettings::default()
     }
 }

@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 pub use cidr::{Cidr, CidrError};
 use document::Document;
 pub use sections::{
-    Admin, AfterCrash, ClickHouse, ClickHouseMode, Journal, LimitSettings, Limits, Log, LogFormat,
-    OnFull, PolicyFiles, Server, Ship, TlsListener,
+    Admin, AfterCrash, Audit, ClickHouse, ClickHouseMode, Ingest, Journal, LimitSettings, Limits,
+    Log, LogFormat, OnFull, PolicyFiles, Server, Ship, TlsListener,
 };
 
 #[cfg(test)]
@@ -34,6 +34,8 @@ pub struct Settings {
     pub server: Server,
     /// `[admin]`: the operators' listener.
     pub admin: Admin,
+    /// `[ingest]`: where usage that does not pass the proxy is sent to.
+    pub ingest: Ingest,
     /// `[policy]`: where the policy documents are.
     pub policy: PolicyFiles,
     /// `[limits]`: what limits have spent, over a restart.
@@ -44,6 +46,8 @@ pub struct Settings {
     pub clickhouse: ClickHouse,
     /// `[ship]`: how events become batches.
     pub ship: Ship,
+    /// `[audit]`: the check of what was shipped.
+    pub audit: Audit,
     /// `[log]`: the process's own log.
     pub log: Log,
 }
@@ -134,16 +138,18 @@ impl Settings {
             match name {
                 "server" => document.read(&mut settings.server, value, at),
                 "admin" => document.read(&mut settings.admin, value, at),
+                "ingest" => document.read(&mut settings.ingest, value, at),
                 "policy" => document.read(&mut settings.policy, value, at),
                 "limits" => document.read(&mut settings.limits, value, at),
                 "journal" => document.read(&mut settings.journal, value, at),
                 "clickhouse" => document.read(&mut settings.clickhouse, value, at),
                 "ship" => document.read(&mut settings.ship, value, at),
+                "audit" => document.read(&mut settings.audit, value, at),
                 "log" => document.read(&mut settings.log, value, at),
                 _ => at.push(document.problem(
                     name,
-                    "unknown section, expected one of `server`, `admin`, `policy`, `limits`, \
-                     `journal`, `clickhouse`, `ship`, `log`",
+                    "unknown section, expected one of `server`, `admin`, `ingest`, `policy`, \
+                     `limits`, `journal`, `clickhouse`, `ship`, `audit`, `log`",
                 )),
             }
         }
@@ -166,6 +172,7 @@ impl Settings {
             .chain([
                 &mut self.admin.token_file,
                 &mut self.limits.directory,
+                &mut self.ingest.token_file,
                 &mut self.journal.directory,
                 &mut self.clickhouse.data,
             ])

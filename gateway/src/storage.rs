@@ -6,6 +6,7 @@
 //! journal go on while the database is away, and what happened is in [`StorageStatus`], the log and
 //! the metrics.
 
+mod reach;
 mod session;
 mod totals;
 mod watch;
@@ -23,6 +24,7 @@ use orbit_meter::clickhouse::{
 };
 
 use crate::settings::{ClickHouse, ClickHouseMode};
+pub use reach::Reached;
 pub use session::Session;
 pub use totals::{MeterTotal, TotalsError};
 
@@ -62,6 +64,18 @@ pub enum StorageError {
         path: PathBuf,
         /// What the system said.
         source: io::Error,
+    },
+    /// Nothing was ever kept in this data directory.
+    #[error("there is no usage database in {}: no gateway has run on it yet", path.display())]
+    Nothing {
+        /// The embedded engine's data directory.
+        path: PathBuf,
+    },
+    /// A process holds the data directory and does not answer.
+    #[error("the ClickHouse engine that serves {} does not answer", path.display())]
+    Mute {
+        /// The embedded engine's data directory.
+        path: PathBuf,
     },
     /// A thread or runtime could not be made.
     #[error("cannot start the thread that watches the usage database")]

@@ -12,10 +12,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use orbit_policy::Snapshot;
-use orbit_policy::snapshot::Upstream;
+use orbit_policy::snapshot::{Protocol, Upstream};
 use pingora::upstreams::peer::HttpPeer;
 
 pub use health::{HealthChecks, Probe};
+
+/// Requests on one HTTP/2 connection to a server at a time, at most; a server may allow fewer.
+const MAX_STREAMS: usize = 100;
 
 /// One pool in use.
 pub struct Pool {
@@ -95,6 +98,11 @@ fn http_peer(to: SocketAddr, address: &str, upstream: &Upstream) -> HttpPeer {
     let sni = if upstream.sni.is_empty() { host } else { &upstream.sni };
     let sni = if upstream.tls { sni.to_owned() } else { String::new() };
     let mut peer = HttpPeer::new(to, upstream.tls, sni);
+    if upstream.protocol == Protocol::Http2 {
+        // Over TLS it is the only protocol offered, in cleartext it is spoken without asking.
+        peer.options.set_http_version(2, 2);
+        peer.options.max_h2_streams = MAX_STREAMS;
+    }
     let ms = |ms| Some(Duration::from_millis(ms));
     peer.options.connection_timeout = ms(upstream.connect_timeout_ms);
     peer.options.total_connection_timeout = ms(upstream.connect_timeout_ms);

@@ -27,11 +27,13 @@ fn every_command_explains_itself() {
     let help = orbit(&["--help"]);
     assert!(help.status.success());
     let text = stdout(&help);
-    for command in ["up", "gateway", "policy", "key", "migrate", "journal", "clickhouse"] {
+    for command in
+        ["up", "gateway", "policy", "key", "migrate", "journal", "audit", "node", "clickhouse"]
+    {
         assert!(text.contains(&format!("\n  {command} ")), "{text}");
     }
     assert!(text.contains("Examples:"), "{text}");
-    let commands: [&[&str]; 9] = [
+    let commands: [&[&str]; 12] = [
         &["up"],
         &["gateway"],
         &["policy", "check"],
@@ -40,6 +42,9 @@ fn every_command_explains_itself() {
         &["journal", "inspect"],
         &["journal", "verify"],
         &["journal", "replay"],
+        &["audit"],
+        &["node", "list"],
+        &["node", "retire"],
         &["clickhouse"],
     ];
     for command in commands {
@@ -136,7 +141,8 @@ fn a_policy_mistake_stops_the_gateway_before_anything_listens() {
     let file = home.path().join("orbit.toml");
     fs::create_dir(home.path().join("policy")).expect("made");
     fs::write(home.path().join("policy/a.toml"), "[[tenant]]\nid = 5\n").expect("written");
-    let text = "[admin]\ntoken_file = \"token\"\n[journal]\ndirectory = \"journal\"\n";
+    let text = "[admin]\ntoken_file = \"token\"\n[limits]\ndirectory = \"state\"\n\
+                [journal]\ndirectory = \"journal\"\n";
     fs::write(&file, text).expect("written");
     let refused = orbit(&["gateway", "--config", file.to_str().expect("text")]);
     assert_eq!(refused.status.code(), Some(1));

@@ -177,6 +177,8 @@ fn everything_starts_records_and_stops() {
 listen = [\"127.0.0.1:0\"]
 [admin]
 listen = \"127.0.0.1:0\"
+[ingest]
+listen = \"127.0.0.1:0\"
 [clickhouse]
 http_port = 0
 tcp_port = 0

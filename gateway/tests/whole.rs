@@ -49,6 +49,7 @@ impl Orbit {
     fn start(directory: &Path) -> Orbit {
         let mut child = Command::new(env!("CARGO_BIN_EXE_orbit"))
             .args(["up", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
+            .args(["--ingest-listen", "127.0.0.1:0"])
             .args(["--http-port", "0", "--tcp-port", "0", "--demo-listen", "127.0.0.1:0"])
             .arg("--config")
             .arg(directory.join("orbit.toml"))

@@ -75,6 +75,17 @@ pub(crate) enum Command {
     /// Run a program that is killed when its parent thread ends.
     #[command(hide = true)]
     Child(ChildArguments),
+    /// Send events to the ingest API, many of them again and again, and prove that each counts once.
+    ///
+    /// Retries whatever is not acknowledged, so the gateway may be killed and started again
+    /// meanwhile, on the same addresses. Then reads every row of the run from ClickHouse.
+    #[command(after_help = "\
+Example:
+  loadtest ingest --url http://127.0.0.1:8081 --token-file data/ingest.token --tenant acme-web \\
+    --events 1000000 --batch 500 --duplicates 10% --clients 4 --seed 7 \\
+    --clickhouse-url http://127.0.0.1:8123 --clickhouse-user finance \\
+    --clickhouse-password-file data/clickhouse/finance.password")]
+    Ingest(IngestArguments),
 }
 
 #[derive(Args)]
@@ -128,6 +139,12 @@ pub(crate) struct LedgerArguments {
     /// Nothing else may use the gateway meanwhile.
     #[arg(long, requires = "clickhouse_url")]
     pub(crate) ledger: bool,
+    #[command(flatten)]
+    pub(crate) table: TableArguments,
+}
+
+#[derive(Args)]
+pub(crate) struct TableArguments {
     /// ClickHouse's HTTP interface, on loopback.
     #[arg(long, value_name = "URL", env = "ORBIT_CLICKHOUSE_URL")]
     pub(crate) clickhouse_url: Option<Target>,
@@ -222,6 +239,45 @@ pub(crate) struct ReloadArguments {
     pub(crate) max_p99_ratio: f64,
 }
 
+#[derive(Args)]
+pub(crate) struct IngestArguments {
+    /// The ingest listener: http://127.0.0.1:PORT.
+    #[arg(long)]
+    pub(crate) url: Target,
+    /// File whose first line is the ingest token.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: PathBuf,
+    /// Whose usage it is.
+    #[arg(long, value_name = "ID", default_value = "acme-web", value_parser = tenant)]
+    pub(crate) tenant: String,
+    /// Events in all.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub(crate) events: u64,
+    /// Events of one request.
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub(crate) batch: u64,
+    /// Share of the acknowledged batches that are sent again.
+    #[arg(long, value_name = "PERCENT", default_value = "10%", value_parser = percent)]
+    pub(crate) duplicates: f64,
+    /// Clients at a time.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=200))]
+    pub(crate) clients: u32,
+    /// What chance follows; drawn and printed when not given.
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Give up when nothing was acknowledged for so long.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120.0, value_parser = seconds)]
+    pub(crate) give_up_s: f64,
+    #[command(flatten)]
+    pub(crate) table: TableArguments,
+    /// Write the report as JSON as well.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Show no progress.
+    #[arg(long)]
+    pub(crate) quiet: bool,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum TriggerChoice {
     /// Its watcher.
@@ -243,6 +299,22 @@ fn per_second(text: &str) -> Result<f64, String> {
         Rate::PerSecond(rate) => Ok(rate),
         Rate::Max => Err("expected requests per second".to_owned()),
     }
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    match text.strip_suffix('%').unwrap_or(text).parse::<f64>() {
+        Ok(percent) if (0.0..=100.0).contains(&percent) => Ok(percent),
+        _ => Err("expected a share from 0% to 100%".to_owned()),
+    }
+}
+
+/// Ids as policy documents have them, which are safe in JSON and SQL.
+fn tenant(text: &str) -> Result<String, String> {
+    let is_plain = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.');
+    if !text.is_empty() && text.len() <= 64 && text.bytes().all(is_plain) {
+        return Ok(text.to_owned());
+    }
+    Err("expected a tenant's id".to_owned())
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

@@ -11,9 +11,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use orbit_loadtest::clock::Clock;
 use orbit_loadtest::compare::{Side, compare as compare_sides};
 use orbit_loadtest::fresh_keys::{self, FreshKeys};
 use orbit_loadtest::generator::{Recording, Run, run as run_scenario};
+use orbit_loadtest::ingest::{IngestReport, IngestRun, check, send};
 use orbit_loadtest::keys::{Keys, Secret};
 use orbit_loadtest::ledger::audit::{audit, expectations};
 use orbit_loadtest::ledger::table::{Patience, Table};
@@ -31,8 +33,8 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::arguments::{
-    CompareArguments, KeysArguments, LedgerArguments, ReloadArguments, RunArguments,
-    ScenarioArguments, TriggerChoice, UpstreamArguments,
+    CompareArguments, IngestArguments, KeysArguments, ReloadArguments, RunArguments,
+    ScenarioArguments, TableArguments, TriggerChoice, UpstreamArguments,
 };
 
 pub(crate) use attack::{chaos, disk, kills, outage, power};
@@ -130,6 +132,39 @@ pub(crate) fn reload(arguments: &ReloadArguments) -> Result<Outcome> {
     finish(&report, &report.findings, arguments.run.scenario.json.as_deref())
 }
 
+/// Sends events and proves that each counted once.
+pub(crate) fn ingest(arguments: &IngestArguments) -> Result<Outcome> {
+    let Some(table) = table(&arguments.table)? else {
+        bail!("give --clickhouse-url: that each event counted once is in its rows")
+    };
+    let started_us = Clock::start().unix_us(0);
+    let run = IngestRun {
+        target: arguments.url.clone(),
+        token: Secret::read(&arguments.token_file)?,
+        events: arguments.events,
+        batch: arguments.batch,
+        resend_percent: arguments.duplicates,
+        clients: arguments.clients,
+        seed: arguments.seed.unwrap_or(started_us.cast_unsigned()),
+        tenant: arguments.tenant.clone(),
+        patience: Duration::from_secs_f64(arguments.give_up_s),
+        run: started_us,
+    };
+    writeln!(std::io::stderr(), "seed {}", run.seed).context("cannot write the seed")?;
+    let (events, quiet) = (run.events, arguments.quiet);
+    let report = runtime()?.block_on(async {
+        let mut view = ProgressView::new("ingest", quiet);
+        let sent = send(&run, &mut |done| view.counted(done, events, "acknowledged")).await?;
+        drop(view);
+        let mut view = ProgressView::new("rows", quiet);
+        let patience = Patience::at_most(Duration::from_secs_f64(arguments.table.ledger_wait_s));
+        let mut watch = |rows| view.counted(rows, events, "events in ClickHouse");
+        let rows = check(&table, &run, &patience, &mut watch).await?;
+        anyhow::Ok(IngestReport::new(&run, &sent, rows))
+    })?;
+    finish(&report, &report.findings, arguments.json.as_deref())
+}
+
 /// Compares two servers.
 pub(crate) fn compare(arguments: &CompareArguments) -> Result<Outcome> {
     let (scenario, keys) = scenario(&arguments.scenario)?;
@@ -174,9 +209,9 @@ impl Prepared {
             (None, Some(url)) => url.parse()?,
             (None, None) => bail!("the scenario has no url: give --url http://127.0.0.1:PORT"),
         };
-        let ledger = match table(&arguments.ledger)? {
-            Some(table) => Some((table, expectations(&scenario)?)),
-            None => None,
+        let ledger = match table(&arguments.ledger.table)? {
+            Some(table) if arguments.ledger.ledger => Some((table, expectations(&scenario)?)),
+            _ => None,
         };
         Ok(Prepared { scenario, keys, target, ledger })
     }
@@ -205,7 +240,8 @@ impl Prepared {
         }
         let Some((table, expectations)) = &self.ledger else { return Ok((recording, None)) };
         let mut view = ProgressView::new("ledger", quiet);
-        let patience = Patience::at_most(Duration::from_secs_f64(arguments.ledger.ledger_wait_s));
+        let patience =
+            Patience::at_most(Duration::from_secs_f64(arguments.ledger.table.ledger_wait_s));
         let verdict = runtime()?.block_on(audit(
             table,
             expectations.clone(),
@@ -239,10 +275,8 @@ fn scenario(arguments: &ScenarioArguments) -> Result<(Scenario, Keys)> {
     Ok((scenario, keys))
 }
 
-fn table(arguments: &LedgerArguments) -> Result<Option<Table>> {
-    let Some(target) = arguments.clickhouse_url.clone().filter(|_| arguments.ledger) else {
-        return Ok(None);
-    };
+fn table(arguments: &TableArguments) -> Result<Option<Table>> {
+    let Some(target) = arguments.clickhouse_url.clone() else { return Ok(None) };
     let password = match &arguments.clickhouse_password_file {
         Some(path) => Secret::read(path)?,
         None => Secret::new(std::env::var("ORBIT_CLICKHOUSE_PASSWORD").unwrap_or_default()),

@@ -15,6 +15,7 @@ pub mod fault;
 mod fetch;
 pub mod fresh_keys;
 pub mod generator;
+pub mod ingest;
 pub mod keys;
 pub mod ledger;
 pub mod limit;

@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         Command::Power(arguments) => commands::power(&arguments),
         Command::Kills(arguments) => commands::kills(&arguments),
         Command::Child(arguments) => commands::child(&arguments),
+        Command::Ingest(arguments) => commands::ingest(&arguments),
     };
     match done {
         Ok(Outcome::AsExpected) => ExitCode::SUCCESS,

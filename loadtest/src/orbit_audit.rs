@@ -8,7 +8,6 @@ use tokio::process::Command;
 use crate::stage::{Stage, StageError};
 
 const LIMIT: Duration = Duration::from_mins(10);
-const MAX_SHOWN_CHARS: usize = 2000;
 
 /// Whether it exits with 0, which says that all is well, and what else it says.
 pub(crate) async fn ask(stage: &Stage) -> Result<(bool, String), StageError> {
@@ -24,6 +23,5 @@ pub(crate) async fn ask(stage: &Stage) -> Result<(bool, String), StageError> {
     let output = tokio::time::timeout(LIMIT, audit).await.map_err(slow)?.map_err(unrun)?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let said = format!("{}{}", text(&output.stdout), text(&output.stderr));
-    let said: String = said.trim().chars().take(MAX_SHOWN_CHARS).collect();
-    Ok((output.status.success(), format!("{}: {said}", output.status)))
+    Ok((output.status.success(), format!("{}: {}", output.status, said.trim())))
 }

@@ -61,6 +61,11 @@ impl ProgressView {
         });
     }
 
+    /// A glance at something of which so many are done.
+    pub fn counted(&mut self, done: u64, of: u64, what: &str) {
+        self.show(done as f64 / of.max(1) as f64, true, || format!("{done} of {of} {what}"));
+    }
+
     /// A glance at ClickHouse catching up.
     pub fn recorded(&mut self, recorded: Recorded, expected: u64) {
         let found = recorded.requests + recorded.refusals;

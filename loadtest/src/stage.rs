@@ -8,6 +8,7 @@ pub mod disk;
 mod ports;
 pub mod process;
 pub(crate) mod serving;
+mod settings;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -29,6 +30,7 @@ use crate::upstream::Upstream;
 
 use process::Daemon;
 use serving::Serving;
+pub use settings::StageSettings;
 
 /// The policy of the load tests, and the upstream's address in it.
 const POLICY: &str = include_str!("../policy/load.toml");
@@ -37,25 +39,6 @@ const POLICY_UPSTREAM: &str = "127.0.0.1:9900";
 const START_LIMIT: Duration = Duration::from_mins(2);
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// What is to be built.
-#[derive(Clone, Debug)]
-pub struct StageSettings {
-    /// The `orbit` binary.
-    pub orbit: PathBuf,
-    /// The `loadtest` binary.
-    pub launcher: PathBuf,
-    /// Where everything goes; absolute, made when absent.
-    pub directory: PathBuf,
-    /// Where the journal is, when not below `directory`.
-    pub journal: Option<PathBuf>,
-    /// Bytes of a segment of the journal.
-    pub segment_bytes: u64,
-    /// Bytes the journal may take.
-    pub max_bytes: u64,
-    /// What a request meets when the journal is full: `refuse` or `serve_unmetered`.
-    pub on_full: &'static str,
-}
 
 /// Why a stage could not be built, or a server did not do what it should.
 #[derive(Debug, Error)]
@@ -200,7 +183,7 @@ impl Stage {
         let journal = settings.journal.clone().unwrap_or_else(|| directory.join("journal"));
         let config = directory.join("orbit.toml");
         let listen = [proxy, admin, ingest].map(loopback);
-        let toml = toml(settings, &journal, listen, faults.address());
+        let toml = settings::toml(settings, &journal, listen, faults.address());
         write(&config, &toml)?;
         let arguments =
             ["gateway".to_owned(), "--config".to_owned(), config.display().to_string()].to_vec();
@@ -343,45 +326,6 @@ fn serve_upstream() -> std::io::Result<(Serving, SocketAddr)> {
             Err(error) => drop(bound.send(Err(error))),
         }
     })
-}
-
-/// The gateway's settings. Batches are small and soon sent, so that much is under way whenever
-/// something dies.
-fn toml(
-    settings: &StageSettings,
-    journal: &Path,
-    [proxy, admin, ingest]: [SocketAddr; 3],
-    database: SocketAddr,
-) -> String {
-    let StageSettings { segment_bytes, max_bytes, on_full, .. } = settings;
-    let journal = toml::Value::String(journal.display().to_string());
-    format!(
-        r#"[server]
-listen = ["{proxy}"]
-threads = 2
-[admin]
-listen = "{admin}"
-token_file = "admin.token"
-[ingest]
-listen = "{ingest}"
-token_file = "ingest.token"
-[policy]
-paths = ["policy"]
-watch = false
-[journal]
-directory = {journal}
-segment_bytes = {segment_bytes}
-max_bytes = {max_bytes}
-on_full = "{on_full}"
-[clickhouse]
-mode = "external"
-url = "http://{database}"
-user = "orbit"
-password_file = "clickhouse/orbit.password"
-[ship]
-max_delay_ms = 200
-"#
-    )
 }
 
 /// Waits until a server answers a GET with a success.

@@ -9,15 +9,18 @@
 //! | [`engine`] | the embedded server: its child process, its data directory, its users |
 //! | [`store`] | the HTTP client: inserts that are never guessed about, reads, migrations |
 //! | [`native`] | blocks of `usage_events` in ClickHouse's Native format |
-//! | [`nodes`] | how far each node is, and the watermark of all |
 //! | [`schema`] | numbered migrations and the list of columns |
+//! | [`proof`] | what proves that the rows are complete: the manifest, and known losses |
+//! | [`nodes`] | how far every node has got |
 //! | [`queries`] | the named queries finance starts from |
 //! | [`testing`] | a throwaway engine for tests and load tests |
 
 pub mod engine;
 pub mod native;
 pub mod nodes;
+pub mod proof;
 pub mod queries;
+mod rows;
 pub mod schema;
 pub mod store;
 pub mod testing;

@@ -203,7 +203,7 @@ impl Journal {
     }
 
     /// As [`Journal::append`], with `note` called once, under the lane's lock, when the event's
-    /// identity is certain and before the event can be read: when `note` writes the identity where
+    /// identity is certain and before any of it is written: when `note` writes the identity where
     /// it survives `kill -9`, a later start can tell whether the event was written
     /// ([`Journal::holds`]). Not called when the event is not written.
     #[inline]

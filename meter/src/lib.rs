@@ -3,6 +3,7 @@
 //! - [`event`]: one row per answered request, and its binary layout.
 //! - [`journal`]: where the row is kept before the client can have seen the end of its answer.
 //! - [`refusals`]: refused requests, counted per second instead of written one by one.
+//! - [`ingest`]: usage that did not pass the proxy, each event of a sender counted once.
 //! - [`ship`]: moves rows from the journal to ClickHouse exactly once.
 //! - [`audit`]: asks ClickHouse whether they are there, each once and unchanged.
 //!
@@ -14,6 +15,7 @@ pub mod clickhouse;
 mod clock;
 mod durable;
 pub mod event;
+pub mod ingest;
 pub mod journal;
 pub mod refusals;
 pub mod ship;

@@ -8,7 +8,8 @@
 //!    made durable, after the rows themselves are.
 //! 3. **deliver**: the block is inserted. After any failure that does not prove that nothing was
 //!    written, the table is read by batch id before anything is sent again (`deliver`).
-//! 4. **settle**: the cursor moves, durably, and the journal removes the segments below it.
+//! 4. **list**: the batch is told in the manifest, beside the delivery of the next (`manifest`).
+//! 5. **settle**: the cursor moves, durably, and the journal removes the segments below it.
 //!
 //! A process that dies anywhere leaves the plan; the next one builds the same blocks from the same
 //! ranges, and reads the table before it sends them.
@@ -16,6 +17,9 @@
 //! # Guarantees
 //! - **M2** Every event of the journal is in ClickHouse exactly once in the end, whichever side
 //!   dies, whenever. ClickHouse may be away for as long as the journal has room.
+//! - **M3** Every sequence of a lane that was shipped is in one plan of the manifest, which tells how
+//!   many rows that made and their digest; what makes none, and what the journal lost, is told as a
+//!   loss.
 //! - The watermark ([`ShipStatus::watermark_us`]) is an event time below which everything is there.
 //!
 //! The shipper has a thread of its own with a runtime of its own; its blocking work (reading,
@@ -25,9 +29,11 @@ mod backoff;
 mod deliver;
 mod gather;
 mod ledger;
+mod manifest;
 mod noted;
 mod pipeline;
 mod progress;
+mod report;
 mod watermark;
 
 use std::fmt;
@@ -44,6 +50,7 @@ use crate::clickhouse::Store;
 use crate::journal::{Journal, LaneKey};
 pub use crate::slots::SlotsError;
 use ledger::Ledger;
+pub(crate) use ledger::shipped;
 pub use noted::acknowledged;
 use pipeline::Pipeline;
 use progress::Progress;
@@ -51,6 +58,10 @@ use progress::Progress;
 /// The arrival time, in unix microseconds, of the oldest request that is not journalled yet; `None`
 /// when there is none. Called about once a second.
 pub type OldestOpen = Arc<dyn Fn() -> Option<i64> + Send + Sync>;
+
+/// Called before the journal may forget events that are shipped: whatever else is known of them must
+/// be durable when it returns. When it fails it is called again, and nothing is forgotten until then.
+pub type BeforeForget = Arc<dyn Fn() -> io::Result<()> + Send + Sync>;
 
 /// How events are shipped.
 #[derive(Clone)]
@@ -63,9 +74,13 @@ pub struct ShipSettings {
     pub max_in_flight: usize,
     /// Longest wait between two attempts.
     pub max_backoff: Duration,
+    /// How often ClickHouse is told how far this node is.
+    pub report_interval: Duration,
     /// What the watermark must not pass besides. Without it, every request is taken to be journalled
     /// as soon as it arrives.
     pub oldest_open_us: Option<OldestOpen>,
+    /// What must be durable before shipped events are forgotten.
+    pub before_forget: Option<BeforeForget>,
 }
 
 impl Default for ShipSettings {
@@ -75,7 +90,9 @@ impl Default for ShipSettings {
             max_delay: Duration::from_secs(1),
             max_in_flight: 2,
             max_backoff: Duration::from_secs(10),
+            report_interval: Duration::from_secs(5),
             oldest_open_us: None,
+            before_forget: None,
         }
     }
 }
@@ -87,6 +104,7 @@ impl fmt::Debug for ShipSettings {
             .field("max_delay", &self.max_delay)
             .field("max_in_flight", &self.max_in_flight)
             .field("max_backoff", &self.max_backoff)
+            .field("report_interval", &self.report_interval)
             .finish_non_exhaustive()
     }
 }
@@ -214,7 +232,7 @@ impl Shipper {
             control: Arc::clone(&control),
         };
         let thread = spawn(pipeline).map_err(|source| ShipError::Thread { source })?;
-        Ok(ShipperHandle { journal, progress, control, thread: Some(thread) })
+        Ok(ShipperHandle { journal, progress, control, thread: Mutex::new(Some(thread)) })
     }
 }
 
@@ -238,7 +256,7 @@ pub struct ShipperHandle {
     journal: Arc<Journal>,
     progress: Arc<Progress>,
     control: Arc<Control>,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl ShipperHandle {
@@ -272,9 +290,11 @@ impl ShipperHandle {
         }
     }
 
-    /// Flushes, then stops. What did not get through in time stays in the journal.
-    pub fn stop(mut self, timeout: Duration) -> Result<(), FlushError> {
+    /// Flushes, then stops. What did not get through in time stays in the journal; when nothing
+    /// does, ClickHouse is told that this node has stopped and holds no watermark back.
+    pub fn stop(&self, timeout: Duration) -> Result<(), FlushError> {
         let flushed = self.flush(timeout);
+        self.control.flushed.store(flushed.is_ok(), Ordering::Release);
         self.end();
         flushed
     }
@@ -298,10 +318,10 @@ impl ShipperHandle {
         }
     }
 
-    fn end(&mut self) {
+    fn end(&self) {
         self.control.stopping.store(true, Ordering::Release);
         self.control.stop.notify_one();
-        let Some(thread) = self.thread.take() else { return };
+        let Some(thread) = locked(&self.thread).take() else { return };
         if thread.join().is_err() {
             tracing::error!("the shipping thread had panicked");
         }
@@ -318,6 +338,8 @@ impl Drop for ShipperHandle {
 #[derive(Debug, Default)]
 struct Control {
     stopping: AtomicBool,
+    /// Everything was shipped when it was told to stop.
+    flushed: AtomicBool,
     ended: AtomicBool,
     stop: Notify,
     /// Callers that wait for everything to be shipped.
@@ -332,6 +354,10 @@ impl Control {
         while !self.stopping.load(Ordering::Acquire) {
             self.stop.notified().await;
         }
+    }
+
+    fn is_flushed(&self) -> bool {
+        self.flushed.load(Ordering::Acquire)
     }
 
     async fn woken(&self) {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use orbit_meter::audit::{Check, Options, Report, Scope, audit};
 use orbit_meter::clickhouse::engine::Engine;
 use orbit_meter::clickhouse::native::ROW_DIGEST;
-use orbit_meter::clickhouse::nodes::{LaneWord, NodeState, NodeWord};
+use orbit_meter::clickhouse::nodes::{LaneWatermark, Node, NodeState};
 use orbit_meter::clickhouse::{ClickHouseSettings, MigrateOptions, Store, testing};
 
 #[test]
@@ -108,7 +108,7 @@ impl Stage {
 
     /// What a node says now.
     async fn say(&self, node: u32, state: NodeState, backlog_events: u64) {
-        self.store.note_node(&word(node, state, backlog_events)).await.expect("noted");
+        self.store.put_node(&word(node, state, backlog_events)).await.expect("noted");
     }
 
     /// The node's last word, with something left, was an hour ago.
@@ -130,10 +130,10 @@ impl Stage {
     }
 }
 
-fn word(node: u32, state: NodeState, backlog_events: u64) -> NodeWord {
+fn word(node: u32, state: NodeState, backlog_events: u64) -> Node {
     let watermark_us = Some(END_US);
-    let lane = |lane| LaneWord { epoch: 3, lane, watermark_us };
-    NodeWord {
+    let lane = |lane| LaneWatermark { epoch: 3, lane, watermark_us };
+    Node {
         node,
         epoch: 3,
         state,
@@ -141,7 +141,7 @@ fn word(node: u32, state: NodeState, backlog_events: u64) -> NodeWord {
         watermark_us,
         lanes: vec![lane(0), lane(1)],
         backlog_events,
-        updated_us: 0,
+        updated_us: jiff::Timestamp::now().as_microsecond(),
     }
 }
 

@@ -12,8 +12,18 @@ mod faults;
 mod fixture;
 #[path = "ship/full.rs"]
 mod full;
+#[path = "ship/listing.rs"]
+mod listing;
+#[path = "ship/losses.rs"]
+mod losses;
+#[path = "ship/nodes.rs"]
+mod nodes;
+#[path = "ship/proof.rs"]
+mod proof;
 #[path = "ship/proxy.rs"]
 mod proxy;
+#[path = "ship/token.rs"]
+mod token;
 
 use orbit_meter::clickhouse::testing;
 

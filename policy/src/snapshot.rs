@@ -145,6 +145,8 @@ pub struct Upstream {
     pub id: Box<str>,
     /// Its servers.
     pub peers: Vec<Peer>,
+    /// What they speak.
+    pub protocol: Protocol,
     /// Whether they speak TLS.
     pub tls: bool,
     /// The server name for TLS; empty: the peer's host.
@@ -161,6 +163,16 @@ pub struct Upstream {
     pub retries: u32,
     /// Active health check; `None`: every peer counts as healthy.
     pub health: Option<Health>,
+}
+
+/// What the servers of a pool speak.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2, which gRPC needs: by ALPN over TLS, with prior knowledge without.
+    Http2,
 }
 
 /// One server of a pool.
@@ -432,6 +444,11 @@ impl Snapshot {
             },
         });
         Some(usage.collect())
+    }
+
+    /// An app by its id.
+    pub fn app(&self, id: &str) -> Option<&App> {
+        self.apps.iter().find(|app| &*app.id == id)
     }
 
     /// The plan a tenant is on.

@@ -8,15 +8,18 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::StatusCode;
-use orbit_policy::{Diagnostics, Source, Summary};
+use orbit_policy::{Diagnostic, Diagnostics, Source, Summary};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use super::AdminState;
-use super::problem::{Problem, diagnostics_json};
 use super::state::rfc3339;
+use crate::api::Problem;
 use crate::reload::{self, ApplyError, Outcome, Status};
+
+/// Most diagnostics in one answer; `mistakes` has the true number.
+const MAX_DIAGNOSTICS: usize = 1000;
 
 /// `GET /v1/policy`.
 pub(super) async fn current(State(state): State<Arc<AdminState>>) -> Json<Value> {
@@ -94,7 +97,7 @@ pub(super) async fn check(
     });
     match judged.await {
         Ok(Ok(summary)) => Ok(Json(json!({ "valid": true, "counts": summary_json(&summary) }))),
-        Ok(Err(Diagnostics(diagnostics))) => Err(Problem::refused(&diagnostics)),
+        Ok(Err(Diagnostics(diagnostics))) => Err(refused(&diagnostics)),
         Err(error) => {
             tracing::error!(%error, "a policy check failed");
             Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR))
@@ -111,7 +114,25 @@ pub(super) async fn apply(State(state): State<Arc<AdminState>>) -> Result<Json<V
         }
     })?;
     match &status.outcome {
-        Outcome::Refused(diagnostics) => Err(Problem::refused(diagnostics)),
+        Outcome::Refused(diagnostics) => Err(refused(diagnostics)),
         Outcome::Applied | Outcome::Unchanged => Ok(Json(status_json(&status))),
     }
+}
+
+/// 422 with the mistakes of policy documents as member `diagnostics`.
+fn refused(diagnostics: &[Diagnostic]) -> Problem {
+    let mistakes = diagnostics.len();
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY)
+        .detail(format!("the policy documents have {mistakes} mistakes; nothing changed"))
+        .member("mistakes", mistakes)
+        .member("diagnostics", diagnostics_json(diagnostics))
+}
+
+/// Diagnostics as a bounded JSON array.
+fn diagnostics_json(diagnostics: &[Diagnostic]) -> Value {
+    let one = |diagnostic: &Diagnostic| {
+        let Diagnostic { file, line, column, key, message } = diagnostic;
+        json!({ "file": file, "line": line, "column": column, "key": key, "message": message })
+    };
+    diagnostics.iter().take(MAX_DIAGNOSTICS).map(one).collect()
 }

@@ -9,8 +9,8 @@ use orbit_policy::snapshot::{LimitState, LimitUsage, Status};
 use serde_json::{Map, Value, json};
 
 use super::AdminState;
-use super::problem::Problem;
 use super::state::rfc3339;
+use crate::api::Problem;
 
 /// Microseconds of a day.
 const DAY_US: i64 = 24 * 3600 * 1_000_000;

@@ -21,10 +21,10 @@ use crate::telemetry;
 #[command(after_help = "\
 Examples:
   orbit up
-  orbit up --data /tmp/orbit --listen 127.0.0.1:8081
+  orbit up --data /tmp/orbit --listen 127.0.0.1:8088
 
-Everything it makes is below --data: the engine's data, the journal, what limits
-have spent, the admin token, the demo keys.
+Everything it makes is below --data: the engine's data, the journal, what limits have spent,
+the tokens, the demo keys.
 Ctrl-C or SIGTERM stops all of it.")]
 pub(super) struct Up {
     #[command(flatten)]
@@ -38,6 +38,9 @@ pub(super) struct Up {
     /// Listen here instead of admin.listen
     #[arg(long, value_name = "ADDRESS")]
     admin_listen: Option<SocketAddr>,
+    /// Listen here instead of ingest.listen
+    #[arg(long, value_name = "ADDRESS")]
+    ingest_listen: Option<SocketAddr>,
     /// The engine's HTTP port instead of clickhouse.http_port
     #[arg(long, value_name = "PORT")]
     http_port: Option<u16>,
@@ -58,11 +61,12 @@ impl Up {
         let demo = Demo::start(self.demo_listen)
             .with_context(|| format!("the demo upstream cannot listen on {}", self.demo_listen))?;
         let token_file = settings.admin.token_file.clone();
+        let ingest_token_file = settings.ingest.token_file.clone();
         let finance = match settings.clickhouse.mode {
             ClickHouseMode::Embedded => Some(settings.clickhouse.data.join("finance.password")),
             ClickHouseMode::External => None,
         };
-        let shown = Tour { keys, token_file, finance };
+        let shown = Tour { keys, token_file, ingest_token_file, finance };
         let ready = |addresses: &Addresses| output::line(shown.text(addresses));
         run::run_gateway(settings, &std::env::current_exe()?, ready)?;
         drop(demo);
@@ -77,11 +81,15 @@ impl Up {
         settings.limits.directory = self.data.join("state");
         settings.clickhouse.data = self.data.join("clickhouse");
         settings.admin.token_file = self.data.join("admin.token");
+        settings.ingest.token_file = self.data.join("ingest.token");
         if let Some(address) = self.listen {
             settings.server.listen = vec![address];
         }
         if let Some(address) = self.admin_listen {
             settings.admin.listen = address;
+        }
+        if self.ingest_listen.is_some() {
+            settings.ingest.listen = self.ingest_listen;
         }
         if let Some(port) = self.http_port {
             settings.clickhouse.http_port = port;
@@ -97,6 +105,7 @@ impl Up {
 struct Tour {
     keys: DemoKeys,
     token_file: PathBuf,
+    ingest_token_file: PathBuf,
     /// The password of the embedded engine's read-only user.
     finance: Option<PathBuf>,
 }
@@ -121,8 +130,9 @@ impl Tour {
             None => format!("The demo keys made earlier are in {env_file}.\n"),
         };
         let rows = self.rows(addresses);
+        let (ingest, event) = self.event(addresses);
         format!(
-            "\nOrbit is running: proxy {proxy}, admin {admin}\n\n{keys}\n\
+            "\nOrbit is running: proxy {proxy}, admin {admin}{ingest}\n\n{keys}\n\
              Try, in another terminal, in this directory:\n\n\
              \x20   . {env_file}\n\
              \x20   curl -i {proxy}/crm/hello {key}      # 200, and what is left\n\
@@ -132,9 +142,22 @@ impl Tour {
              {proxy}/crm/hello {key}; done; echo        # 200 until the burst is spent, then 429\n\
              \x20   curl -s {admin}/v1/tenants/{SHOWN_TENANT}/usage \
              -H \"Authorization: Bearer $(cat {token})\"\n\
-             {rows}\n\
+             {event}{rows}\n\
              Ctrl-C stops everything.\n"
         )
+    }
+
+    /// Where events are sent to and how, unless there is no listener.
+    fn event(&self, addresses: &Addresses) -> (String, String) {
+        let Some(ingest) = addresses.ingest else { return Default::default() };
+        let sent = format!(
+            "\x20   curl -s http://{ingest}/v1/events -H \"Authorization: Bearer $(cat {})\" \
+             -H 'Content-Type: application/cloudevents+json' -d '{{\"specversion\":\"1.0\",\
+             \"id\":\"1\",\"source\":\"/tour\",\"type\":\"storage\",\"subject\":\"{SHOWN_TENANT}\",\
+             \"data\":{{\"quantity\":\"12.5\"}}}}'        # counts once, however often it is sent\n",
+            self.ingest_token_file.display()
+        );
+        (format!(", ingest http://{ingest}"), sent)
     }
 
     /// How to see the rows, when the engine is ours.

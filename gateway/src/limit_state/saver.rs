@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// The same where saving takes long.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// The pause is so many times what the save took, so that little of a core and a disk go into it.
-const PAUSE_PER_SAVE: u32 = 10;
+const PAUSE_PER_SAVE: u32 = 50;
 
 /// The thread; dropping it ends it after a last save, which closes the state.
 pub struct Saver {

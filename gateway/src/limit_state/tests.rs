@@ -9,6 +9,9 @@ use orbit_policy::{ApiKey, Call, Decision, PolicySettings, Source};
 use super::*;
 use crate::telemetry::Metrics;
 
+/// Between two looks at something another thread does.
+const POLL: std::time::Duration = std::time::Duration::from_millis(1);
+
 /// A process as far as its limits go.
 struct Process {
     policy: Arc<Policy>,
@@ -79,7 +82,7 @@ fn left_by_a_crash(directory: &Path) -> tempfile::TempDir {
 fn wait_until_larger(file: &Path, than: u64) {
     let length = || fs::metadata(file).map_or(0, |metadata| metadata.len());
     while length() <= than {
-        std::thread::yield_now();
+        std::thread::sleep(POLL);
     }
 }
 
@@ -209,12 +212,12 @@ fn a_save_that_fails_is_tried_again() {
     let before = fs::metadata(&file).expect("there").len();
     // Where the draft should go there is a directory: it cannot be written.
     while fs::create_dir(&draft).is_err() {
-        std::thread::yield_now();
+        std::thread::sleep(POLL);
     }
     assert_eq!(process.granted(1, 9), 3);
     let twice = |line: &str| line.starts_with("orbit_limit_state_failures_total 2");
     while !metrics.render().lines().any(twice) {
-        std::thread::yield_now();
+        std::thread::sleep(POLL);
     }
     assert_eq!(fs::metadata(&file).expect("there").len(), before, "the state of before is kept");
     fs::remove_dir(&draft).expect("empty");

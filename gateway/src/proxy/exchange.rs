@@ -1,4 +1,5 @@
-//! One request and its answer: what is known of it, and its one event.
+//! One request and its answer: what is known of it while it goes on. What is written of it, and
+//! when, is in [`super::record`].
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -6,21 +7,22 @@ use std::sync::atomic::Ordering;
 
 use crossbeam::utils::CachePadded;
 use http::StatusCode;
-use http::header::CONTENT_LENGTH;
-use orbit_meter::event::{Event, Flags, Kind, Method};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
+use orbit_meter::event::{Flags, Method};
 use orbit_policy::{Admission, Nanos};
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 
 use super::metrics::Shard;
-use super::{Edge, client_address, equipment};
+use super::open::Place;
+use super::record::Written;
+use super::{Edge, client, equipment};
 use crate::clock::Reading;
 use crate::proxy::trace::RequestId;
-use crate::settings::OnFull;
 use crate::upstreams::Pool;
 
-/// One unit of quantity in the journal's fixed point.
-const UNIT_NANO: i128 = 1_000_000_000;
+/// The type of answers that are meant never to end (server-sent events).
+const EVENT_STREAM: &[u8] = b"text/event-stream";
 
 /// The state of one request, from its header to its end.
 pub struct Exchange {
@@ -38,6 +40,10 @@ pub struct Exchange {
     pub tries: u32,
     /// Whether the body ran over the limit while it streamed.
     pub too_large: bool,
+    /// Whether the request's body has arrived whole.
+    pub request_ended: bool,
+    /// Whether the upstream ended its answer with the latest header.
+    pub header_ends: bool,
     pub(super) method: Method,
     pub(super) client_ip: Option<IpAddr>,
     /// Where the client's API key stood, so that it is not passed on.
@@ -45,33 +51,57 @@ pub struct Exchange {
     /// Whether the client sent fields of the gateway's own names.
     pub(super) has_forged_fields: bool,
     pub(super) shard: Arc<CachePadded<Shard>>,
-    answered_at: Option<Nanos>,
-    status: u16,
-    flags: Flags,
-    recorded: bool,
+    /// Its place among the open requests, until it has its row.
+    pub(super) place: Option<Place>,
+    pub(super) answered_at: Option<Nanos>,
+    pub(super) status: u16,
+    pub(super) flags: Flags,
+    /// Bytes the answer says it has.
+    length: Option<u64>,
+    /// Set once the request is counted.
+    pub(super) written: Option<Written>,
+    /// Whether the answer is over: its permits are given back and the metrics have it.
+    pub(super) is_over: bool,
+}
+
+/// What is known of an answer's end from its header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It ends with its header.
+    Header,
+    /// It is meant to go on for as long as both sides like.
+    Never,
+    /// It has a body that ends some time.
+    Body,
 }
 
 impl Exchange {
     pub(super) fn start(edge: &Edge) -> Exchange {
         let shard = Arc::clone(edge.metrics.shard());
         shard.in_flight.fetch_add(1, Ordering::Acquire);
+        let (place, started) = shard.open.enter(|| edge.clock.read());
         Exchange {
             id: RequestId::generate(),
-            started: edge.clock.read(),
+            started,
             admission: None,
             request_bytes: 0,
             response_bytes: 0,
             tries: 0,
             too_large: false,
+            request_ended: false,
+            header_ends: false,
             method: Method::Other,
             client_ip: None,
             key_field: None,
             has_forged_fields: false,
             shard,
+            place: Some(place),
             answered_at: None,
             status: 0,
             flags: Flags::NONE,
-            recorded: false,
+            length: None,
+            written: None,
+            is_over: false,
         }
     }
 
@@ -81,7 +111,7 @@ impl Exchange {
 
     /// The client's address; worked out once.
     pub(super) fn client_ip(&mut self, edge: &Edge, session: &Session) -> IpAddr {
-        *self.client_ip.get_or_insert_with(|| client_address(session, &edge.trusted_proxies))
+        *self.client_ip.get_or_insert_with(|| client::address(session, &edge.trusted_proxies))
     }
 
     /// The pool of the admitted route.
@@ -90,87 +120,67 @@ impl Exchange {
         equipment(permit.snapshot()).pools.get(permit.route().upstream as usize)
     }
 
-    pub(super) fn upstream_answered(&mut self, edge: &Edge, response: &ResponseHeader) {
+    /// Nothing of it is waited for any more: it has its row, or is counted elsewhere.
+    pub(super) fn leave_open(&mut self) {
+        if let Some(place) = self.place.take() {
+            self.shard.open.leave(place);
+        }
+    }
+
+    /// Takes note of the upstream's header. Returns how the answer will end.
+    pub(super) fn upstream_answered(&mut self, edge: &Edge, response: &ResponseHeader) -> Ending {
         self.status = response.status.as_u16();
         self.answered_at = Some(edge.clock.now());
+        self.length = announced_length(response);
+        let no_body = self.method == Method::Head
+            || matches!(response.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        if response.status == StatusCode::SWITCHING_PROTOCOLS {
+            Ending::Never
+        } else if self.header_ends || no_body || self.length == Some(0) {
+            Ending::Header
+        } else if is_event_stream(response) {
+            Ending::Never
+        } else {
+            Ending::Body
+        }
+    }
+
+    /// Whether the client has, with the piece that leaves now, every byte that was announced: an
+    /// HTTP/2 upstream may say later than that that it is done.
+    pub(super) fn is_whole(&self) -> bool {
+        self.length == Some(self.response_bytes)
     }
 
     pub(super) fn answered_here(&mut self, status: StatusCode) {
         self.status = status.as_u16();
         self.flags = self.flags.with(Flags::GATEWAY_MADE);
     }
+}
 
-    /// Writes the event, once. The answer's end must not have left yet (**M1**).
-    pub fn record(&mut self, edge: &Edge) {
-        let Some(admission) = &self.admission else { return };
-        if self.recorded {
-            return;
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        // Cut off with its task (at the end of a drain, by a panic): pingora's last phase never
+        // ran.
+        if self.admission.is_some()
+            && let Some(edge) = self.shard.edge()
+        {
+            self.finish(&edge, true);
         }
-        self.recorded = true;
-        let permit = &admission.permit;
-        let (tenant, route) = (permit.tenant(), permit.route());
-        let now = edge.clock.now();
-        let micros = |until: Nanos| {
-            u32::try_from(until.since(self.started.mono) / 1_000).unwrap_or(u32::MAX)
-        };
-        let duration_us = micros(now);
-        let event = Event {
-            ts_us: self.started.unix_us,
-            request_id: self.id.0,
-            kind: Kind::Request,
-            method: self.method,
-            status: self.status,
-            flags: self.flags,
-            requests: 1,
-            quantity_nano: i128::from(route.cost) * UNIT_NANO,
-            request_bytes: self.request_bytes,
-            response_bytes: self.response_bytes,
-            duration_us,
-            upstream_us: self.answered_at.map_or(0, micros),
-            tenant: &tenant.id,
-            path: &tenant.path,
-            plan: permit.plan_id(),
-            key_id: permit.key_id(),
-            app: permit.app_id(),
-            route: &route.id,
-            meter: &route.meter,
-            reason: "",
-        };
-        if let Err(error) = edge.journal.append(&event) {
-            edge.refusals.count_unmetered(&event);
-            lost(edge, &error);
-        }
-        self.shard.answered(self.status, duration_us);
-        // Before the end of the answer leaves: a client that has seen it may ask again at once.
-        if let Some(admission) = &mut self.admission {
-            admission.permit.release();
-        }
-    }
-
-    /// The request is over. What has no event yet did not reach its end.
-    pub(super) fn finish(&mut self, edge: &Edge, failed: bool) {
-        if !self.recorded && self.admission.is_some() {
-            if failed {
-                self.flags = self.flags.with(Flags::ABORTED);
-            }
-            self.record(edge);
-        }
-        self.admission = None;
+        self.leave_open();
+        self.shard.in_flight.fetch_sub(1, Ordering::Release);
     }
 }
 
-/// An admitted request without an event: the operator chose so, or it is a fault worth a line.
-fn lost(edge: &Edge, error: &orbit_meter::journal::AppendError) {
-    edge.metrics.unrecorded.increment(1);
-    match edge.on_full {
-        OnFull::ServeUnmetered => tracing::debug!(%error, "a request was served unmetered"),
-        OnFull::Refuse => tracing::error!(%error, "an admitted request could not be recorded"),
+/// The length that frames the answer (RFC 9112, section 6.3): none beside a transfer coding.
+fn announced_length(response: &ResponseHeader) -> Option<u64> {
+    if response.headers.contains_key(TRANSFER_ENCODING) {
+        return None;
     }
+    response.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// Whether an answer ends with its header (RFC 9110, section 6.4.1).
-pub fn has_no_body(method: &http::Method, response: &ResponseHeader) -> bool {
-    method == http::Method::HEAD
-        || matches!(response.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
-        || response.headers.get(CONTENT_LENGTH).is_some_and(|length| length == "0")
+fn is_event_stream(response: &ResponseHeader) -> bool {
+    let kind = response.headers.get(CONTENT_TYPE).map(http::HeaderValue::as_bytes);
+    let start = kind.and_then(|kind| kind.get(..EVENT_STREAM.len()));
+    start.is_some_and(|start| start.eq_ignore_ascii_case(EVENT_STREAM))
 }

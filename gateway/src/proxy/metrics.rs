@@ -16,6 +16,7 @@ use crossbeam::utils::CachePadded;
 use metrics::{Counter, Histogram, counter, histogram};
 
 use super::Edge;
+use super::open::OpenRequests;
 use crate::server::thread_number;
 use crate::telemetry::SECONDS_BUCKETS;
 
@@ -47,6 +48,8 @@ const SHARDS: usize = 32;
 pub struct Shard {
     /// Requests being served that this thread began.
     pub in_flight: AtomicUsize,
+    /// Those of them that have no row yet.
+    pub open: OpenRequests,
     edge: OnceLock<Weak<Edge>>,
     by_class: [AtomicU64; 6],
     /// Answers and their microseconds by bucket of [`SECONDS_BUCKETS`], the last one open.
@@ -101,6 +104,12 @@ impl Metrics {
     pub fn in_flight(&self) -> usize {
         let count = |shard: &Arc<CachePadded<Shard>>| shard.in_flight.load(Ordering::Acquire);
         self.shards.iter().map(count).fold(0, usize::wrapping_add)
+    }
+
+    /// When the oldest request arrived that has no row yet, to the second, unix microseconds:
+    /// nothing from then on may be taken for complete.
+    pub fn oldest_open_us(&self) -> Option<i64> {
+        self.shards.iter().filter_map(|shard| shard.open.oldest_us()).min()
     }
 
     /// A request was refused.

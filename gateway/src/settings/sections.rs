@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use super::Cidr;
 
@@ -69,6 +69,25 @@ pub struct Admin {
     pub listen: SocketAddr,
     /// The bearer token's file; made with a random token and mode 0600 when it does not exist.
     pub token_file: PathBuf,
+}
+
+/// `[ingest]`: where usage that does not pass the proxy is sent to.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Ingest {
+    /// Where it listens; none for no listener.
+    #[serde(deserialize_with = "address_or_empty")]
+    pub listen: Option<SocketAddr>,
+    /// The bearer token's file; made with a random token and mode 0600 when it does not exist.
+    pub token_file: PathBuf,
+    /// Longest request body, in bytes.
+    pub max_body_bytes: usize,
+    /// Oldest event taken, in days.
+    pub max_age_days: u32,
+    /// How far ahead of this machine's clock an event may be dated, in seconds.
+    pub max_future_s: u32,
+    /// How long an event is remembered, so that it counts once, in days.
+    pub dedup_days: u32,
 }
 
 /// `[policy]`: where the policy documents are.
@@ -179,6 +198,14 @@ pub struct Ship {
     pub max_delay_ms: u64,
 }
 
+/// `[audit]`: the check of what was shipped, beside the traffic.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Audit {
+    /// How often it is made, in seconds; 0 never.
+    pub interval_s: u64,
+}
+
 /// `[log]`: the process's own log, on standard error.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -262,6 +289,42 @@ impl Default for Admin {
     }
 }
 
+impl Default for Ingest {
+    fn default() -> Ingest {
+        Ingest {
+            listen: Some(SocketAddr::from(([127, 0, 0, 1], 8081))),
+            token_file: PathBuf::from("../data/ingest.token"),
+            max_body_bytes: 8 * 1024 * 1024,
+            max_age_days: 35,
+            max_future_s: 300,
+            dedup_days: 35,
+        }
+    }
+}
+
+impl Ingest {
+    /// How long an event must be remembered: longer than it may be dated ahead, and a day more for
+    /// a clock that is set.
+    pub fn keep(&self) -> Duration {
+        let days = Duration::from_hours(24) * (self.dedup_days + 1);
+        days + Duration::from_secs(self.max_future_s.into())
+    }
+}
+
+/// An address, or an empty text for none.
+fn address_or_empty<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let parse = |text: &str| {
+        text.parse().map_err(|_| {
+            let message = format!("`{text}` is neither \"ADDRESS:PORT\" nor empty");
+            serde::de::Error::custom(message)
+        })
+    };
+    (!text.is_empty()).then(|| parse(&text)).transpose()
+}
+
 impl Default for PolicyFiles {
     fn default() -> PolicyFiles {
         PolicyFiles {
@@ -319,6 +382,19 @@ impl ClickHouse {
 impl Default for Ship {
     fn default() -> Ship {
         Ship { max_rows: 250_000, max_delay_ms: 1_000 }
+    }
+}
+
+impl Default for Audit {
+    fn default() -> Audit {
+        Audit { interval_s: 300 }
+    }
+}
+
+impl Audit {
+    /// How often the check is made, if it is.
+    pub fn interval(&self) -> Option<Duration> {
+        (self.interval_s > 0).then(|| Duration::from_secs(self.interval_s))
     }
 }
 

@@ -31,11 +31,13 @@ fn the_example_names_every_key() {
         "server",
         "server.limits",
         "admin",
+        "ingest",
         "policy",
         "limits",
         "journal",
         "clickhouse",
         "ship",
+        "audit",
         "log",
     ];
     let example = example();
@@ -128,6 +130,24 @@ fn two_listeners_on_one_address_are_refused() {
     assert!(none[0].contains("no listener"), "{}", none[0]);
     let free = "[server]\nlisten = [\"127.0.0.1:0\", \"127.0.0.1:0\"]\n";
     assert!(Settings::parse("free", free).is_ok(), "port 0 never collides");
+}
+
+#[test]
+fn ingestion_can_be_off_and_must_remember_long_enough() {
+    let off = Settings::parse("off", "[ingest]\nlisten = \"\"\n").expect("valid");
+    assert_eq!(off.ingest.listen, None);
+    let found = problems("[ingest]\nlisten = \"here\"\n");
+    assert_eq!(
+        found,
+        ["orbit.toml:2:10: ingest.listen: `here` is neither \"ADDRESS:PORT\" nor empty"]
+    );
+    let found = problems("[ingest]\nmax_age_days = 40\n");
+    assert!(
+        found[0].starts_with("orbit.toml:1:2: ingest.dedup_days: 35 days are fewer"),
+        "{found:?}"
+    );
+    let taken = problems("[admin]\nlisten = \"127.0.0.1:8081\"\n");
+    assert!(taken[0].contains("ingest.listen: 127.0.0.1:8081 is already"), "{taken:?}");
 }
 
 #[test]

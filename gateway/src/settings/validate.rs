@@ -28,7 +28,7 @@ pub(super) fn validate(settings: &Settings, mut report: impl FnMut(&str, String)
 fn bounds(settings: &Settings, report: &mut impl FnMut(&str, String)) {
     let limits = &settings.server.limits;
     let journal = &settings.journal;
-    let checks: [(&str, u64, RangeInclusive<u64>); 16] = [
+    let checks: [(&str, u64, RangeInclusive<u64>); 21] = [
         ("server.threads", settings.server.threads as u64, 0..=1024),
         ("server.grace_period_s", settings.server.grace_period_s, 0..=3600),
         ("server.limits.max_header_bytes", limits.max_header_bytes as u64, 512..=MIB),
@@ -38,6 +38,10 @@ fn bounds(settings: &Settings, report: &mut impl FnMut(&str, String)) {
         ("server.limits.header_timeout_ms", limits.header_timeout_ms, 100..=600_000),
         ("server.limits.body_timeout_ms", limits.body_timeout_ms, 100..=3_600_000),
         ("server.limits.keepalive_timeout_s", limits.keepalive_timeout_s, 1..=3600),
+        ("ingest.max_body_bytes", settings.ingest.max_body_bytes as u64, KIB..=64 * MIB),
+        ("ingest.max_age_days", settings.ingest.max_age_days.into(), 1..=366),
+        ("ingest.max_future_s", settings.ingest.max_future_s.into(), 0..=86_400),
+        ("ingest.dedup_days", settings.ingest.dedup_days.into(), 1..=3660),
         ("policy.max_dynamic_keys", settings.policy.max_dynamic_keys as u64, 1_000..=100_000_000),
         ("journal.segment_bytes", journal.segment_bytes, 64 * KIB..=4 * 1024 * MIB),
         ("journal.max_bytes", journal.max_bytes, MIB..=64 * TIB),
@@ -47,6 +51,7 @@ fn bounds(settings: &Settings, report: &mut impl FnMut(&str, String)) {
         // One insert of at most this many rows is one part, hence atomic.
         ("ship.max_rows", settings.ship.max_rows as u64, 1..=1_000_000),
         ("ship.max_delay_ms", settings.ship.max_delay_ms, 10..=600_000),
+        ("audit.interval_s", settings.audit.interval_s, 0..=86_400),
     ];
     for (key, value, range) in checks {
         if !range.contains(&value) {
@@ -68,7 +73,8 @@ fn listeners(settings: &Settings, report: &mut impl FnMut(&str, String)) {
         .map(|(index, tls)| (format!("server.tls[{index}].listen"), tls.listen));
     let admin = ("admin.listen".to_owned(), settings.admin.listen);
     let mut seen: HashSet<SocketAddr> = HashSet::new();
-    for (key, address) in cleartext.chain(tls).chain([admin]) {
+    let ingest = settings.ingest.listen.map(|address| ("ingest.listen".to_owned(), address));
+    for (key, address) in cleartext.chain(tls).chain([admin]).chain(ingest) {
         if address.port() != 0 && !seen.insert(address) {
             report(&key, format!("{address} is already the address of another listener"));
         }
@@ -91,6 +97,17 @@ fn combinations(settings: &Settings, report: &mut impl FnMut(&str, String)) {
         report(
             "journal.segment_bytes",
             format!("{} is not a multiple of {PAGE_BYTES}", journal.segment_bytes),
+        );
+    }
+    let ingest = &settings.ingest;
+    if ingest.dedup_days < ingest.max_age_days {
+        report(
+            "ingest.dedup_days",
+            format!(
+                "{} days are fewer than max_age_days ({}): an event that is sent again could count \
+                 twice",
+                ingest.dedup_days, ingest.max_age_days
+            ),
         );
     }
     if settings.policy.paths.is_empty() {

@@ -10,7 +10,7 @@ use http_body_util::Empty;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use orbit_policy::snapshot::Health;
+use orbit_policy::snapshot::{Health, Protocol};
 
 use super::{Pool, Pools, Server};
 
@@ -45,15 +45,18 @@ type Probes = HashMap<(Box<str>, Box<str>), Probe>;
 /// Checks every pool in use, as reloads make and end them. Runs until dropped or cancelled.
 pub struct HealthChecks {
     pools: Arc<Pools>,
-    client: Client<HttpConnector, Empty<Bytes>>,
+    http1: Client<HttpConnector, Empty<Bytes>>,
+    http2: Client<HttpConnector, Empty<Bytes>>,
     probes: Probes,
 }
 
 impl HealthChecks {
     /// Checks for these pools.
     pub fn new(pools: Arc<Pools>) -> HealthChecks {
-        let client = Client::builder(TokioExecutor::new()).build_http();
-        HealthChecks { pools, client, probes: Probes::new() }
+        let mut client = Client::builder(TokioExecutor::new());
+        let http1 = client.build_http();
+        let http2 = client.http2_only(true).build_http();
+        HealthChecks { pools, http1, http2, probes: Probes::new() }
     }
 
     /// Checks for ever.
@@ -107,7 +110,11 @@ impl HealthChecks {
         let Ok(uri) = format!("http://{}{}", server.address, health.path).parse() else {
             return false;
         };
-        match tokio::time::timeout(limit, self.client.get(uri)).await {
+        let client = match pool.definition.protocol {
+            Protocol::Http1 => &self.http1,
+            Protocol::Http2 => &self.http2,
+        };
+        match tokio::time::timeout(limit, client.get(uri)).await {
             Ok(Ok(answer)) => answer.status().is_success(),
             _ => false,
         }

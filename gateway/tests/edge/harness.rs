@@ -16,16 +16,18 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use orbit_gateway::clock::Clock;
-use orbit_gateway::proxy::{Edge, metrics};
+use orbit_gateway::proxy::{Edge, metrics, record};
 use orbit_gateway::server::{ProxyServer, Running};
 use orbit_gateway::settings::{OnFull, Server};
 use orbit_gateway::upstreams::Pools;
+use orbit_meter::event::{Flags, View};
 use orbit_meter::journal::{Journal, JournalSettings};
 use orbit_meter::refusals::Refusals;
 use orbit_policy::{ApiKey, Policy, PolicySettings, Source};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 
 /// What an upstream saw of a request.
 pub(crate) type Seen = Arc<Mutex<Vec<(Method, String, HeaderMap)>>>;
@@ -90,6 +92,44 @@ pub(crate) fn sources(text: String) -> Vec<Source> {
     vec![Source { file: "test.toml".into(), text }]
 }
 
+/// What a row says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Row {
+    pub(crate) request_id: [u8; 16],
+    pub(crate) ts_us: i64,
+    pub(crate) status: u16,
+    pub(crate) flags: Flags,
+    pub(crate) requests: u32,
+    pub(crate) quantity_nano: i128,
+    pub(crate) request_bytes: u64,
+    pub(crate) response_bytes: u64,
+    pub(crate) duration_us: u32,
+}
+
+impl Row {
+    fn of(row: &View<'_>) -> Row {
+        Row {
+            request_id: row.request_id(),
+            ts_us: row.ts_us(),
+            status: row.status(),
+            flags: row.flags(),
+            requests: row.requests(),
+            quantity_nano: row.quantity_nano(),
+            request_bytes: row.request_bytes(),
+            response_bytes: row.response_bytes(),
+            duration_us: row.duration_us(),
+        }
+    }
+
+    /// Status, flags, and the bytes of both bodies.
+    pub(crate) fn brief(&self) -> (u16, Flags, u64, u64) {
+        let counts = !self.flags.contains(Flags::PART);
+        let quantity_nano = if counts { 1_000_000_000 } else { 0 };
+        assert_eq!((self.requests, self.quantity_nano), (u32::from(counts), quantity_nano));
+        (self.status, self.flags, self.request_bytes, self.response_bytes)
+    }
+}
+
 /// Everything one test needs.
 pub(crate) struct Bench {
     pub(crate) key: ApiKey,
@@ -116,12 +156,35 @@ impl Bench {
         Bench::of_policy(text, key, upstream, seen, settings)
     }
 
+    /// In front of an upstream that is there already.
+    pub(crate) fn before(
+        upstream: SocketAddr,
+        limits: &str,
+        adjust: impl FnOnce(&mut Edge),
+    ) -> Bench {
+        let key = ApiKey::generate("test").unwrap();
+        let text = policy_text(upstream, &key, limits);
+        Bench::of_edge(text, key, upstream, Seen::default(), |_| {}, adjust)
+    }
+
     pub(crate) fn of_policy(
         text: String,
         key: ApiKey,
         upstream: SocketAddr,
         seen: Seen,
         settings: impl FnOnce(&mut Server),
+    ) -> Bench {
+        Bench::of_edge(text, key, upstream, seen, settings, |_| {})
+    }
+
+    /// As above; `adjust` may change the edge itself, its journal too.
+    pub(crate) fn of_edge(
+        text: String,
+        key: ApiKey,
+        upstream: SocketAddr,
+        seen: Seen,
+        settings: impl FnOnce(&mut Server),
+        adjust: impl FnOnce(&mut Edge),
     ) -> Bench {
         let mut server = Server { threads: 2, ..Server::default() };
         server.listen = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
@@ -135,7 +198,7 @@ impl Bench {
             Ok(policy) => Arc::new(policy),
             Err(diagnostics) => panic!("{diagnostics}"),
         };
-        let edge = Arc::new(Edge {
+        let mut edge = Edge {
             limits: server.limits.clone(),
             trusted_proxies: server.trusted_proxies.clone(),
             on_full: OnFull::Refuse,
@@ -144,9 +207,12 @@ impl Bench {
             refusals: Arc::new(Refusals::open(Arc::clone(&journal)).unwrap()),
             pools: Arc::new(Pools::default()),
             clock: Arc::new(Clock::start()),
-            metrics: metrics::Metrics::new(),
+            metrics: Arc::new(metrics::Metrics::new()),
+            long_answer: record::LONG_ANSWER,
             draining: false.into(),
-        });
+        };
+        adjust(&mut edge);
+        let edge = Arc::new(edge);
         let bound = ProxyServer::bind(Arc::clone(&edge), &server).unwrap();
         let (address, tls) = (bound.addresses()[0], bound.tls_addresses().first().copied());
         let running = Some(bound.start().unwrap());
@@ -157,7 +223,7 @@ impl Bench {
             upstream,
             seen,
             policy,
-            journal,
+            journal: Arc::clone(&edge.journal),
             edge,
             running,
             _directory: directory,
@@ -167,6 +233,27 @@ impl Bench {
     /// Events written so far.
     pub(crate) fn events(&self) -> u64 {
         self.journal.status().appended_events
+    }
+
+    /// The rows written so far, of each lane in their order.
+    pub(crate) fn rows(&self) -> Vec<Row> {
+        let mut rows = Vec::new();
+        for lane in self.journal.lanes() {
+            let mut reader = self.journal.reader(lane, None).unwrap();
+            while let Some(frame) = reader.read().unwrap() {
+                rows.push(Row::of(&View::decode(frame.row).unwrap()));
+            }
+        }
+        rows
+    }
+
+    /// The rows written so far, when there are `count` of them. For what nobody can see the end
+    /// of: it comes a little later.
+    pub(crate) async fn rows_when(&self, count: u64) -> Vec<Row> {
+        while self.events() < count {
+            tokio::task::yield_now().await;
+        }
+        self.rows()
     }
 
     /// A request with the key; `set` may change it.
@@ -247,6 +334,35 @@ pub(crate) async fn upstream() -> (SocketAddr, Seen) {
         }
     });
     (address, seen)
+}
+
+/// An upstream that reads a request's header and then writes `answer` as it is, in pieces, each
+/// when it is told to go on or at once; then closes. On each of its connections.
+pub(crate) async fn scripted(answer: Vec<&'static str>) -> (SocketAddr, Arc<Semaphore>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let go = Arc::new(Semaphore::new(0));
+    let may = Arc::clone(&go);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let (may, answer) = (Arc::clone(&may), answer.clone());
+            tokio::spawn(async move {
+                read_until(&mut stream, "\r\n\r\n").await;
+                for (index, piece) in answer.iter().enumerate() {
+                    if index > 0 {
+                        may.acquire().await.unwrap().forget();
+                    }
+                    if stream.write_all(piece.replace('\n', "\r\n").as_bytes()).await.is_err() {
+                        return;
+                    }
+                }
+                let _gone = stream.shutdown().await;
+                // What is not read would turn the end into a reset.
+                while matches!(stream.read(&mut [0; 4096]).await, Ok(1..)) {}
+            });
+        }
+    });
+    (address, go)
 }
 
 type Body = BoxBody<Bytes, std::io::Error>;

@@ -2,10 +2,14 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
 mod answers;
+mod full;
 mod harness;
 mod hostile;
+mod http2;
+mod lasting;
 mod limits;
 mod protocols;
 mod records;
 mod unmetered;
 mod upstreams;
+mod watermark;

@@ -17,6 +17,9 @@ use super::AttackError;
 /// A gateway without room for more events says so.
 const JOURNAL_FULL: u16 = 503;
 
+/// Of what `orbit audit` says, this much is shown.
+const MAX_SHOWN_CHARS: usize = 2000;
+
 /// What `orbit audit` should find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AuditSays {
@@ -87,7 +90,9 @@ impl Verdict {
                 ("`orbit audit` tells of the loss", (!told).then_some(said))
             }
         };
-        self.add(check, 1, wrong.map(|said| format!("orbit audit: {said}")).into_iter().collect());
+        let shown = |said: String| said.chars().take(MAX_SHOWN_CHARS).collect::<String>();
+        let wrong = wrong.map(|said| format!("orbit audit: {}", shown(said)));
+        self.add(check, 1, wrong.into_iter().collect());
         let mut wrong = Vec::new();
         if backlog.lost > 0 && audit == AuditSays::Clean {
             wrong.push(format!("the journal says that {} events are lost", backlog.lost));

@@ -224,7 +224,10 @@ impl Table {
         lanes.ok_or(TableError::Malformed { expected: "lanes" })
     }
 
-    async fn numbers<const N: usize>(&self, sql: &str) -> Result<Vec<[u64; N]>, TableError> {
+    pub(crate) async fn numbers<const N: usize>(
+        &self,
+        sql: &str,
+    ) -> Result<Vec<[u64; N]>, TableError> {
         let answer = self.ask(sql).await?;
         let line = |line: &str| -> Option<[u64; N]> {
             let fields: Option<Vec<u64>> = line.split('\t').map(|n| n.parse().ok()).collect();
@@ -239,7 +242,7 @@ impl Table {
         Ok(text(&self.target, self.query(sql).await?, ANSWER_TIMEOUT).await?)
     }
 
-    async fn query(&self, sql: &str) -> Result<Response<Incoming>, TableError> {
+    pub(crate) async fn query(&self, sql: &str) -> Result<Response<Incoming>, TableError> {
         let mut request = Request::new(Full::new(Bytes::copy_from_slice(sql.as_bytes())));
         *request.method_mut() = Method::POST;
         let mut password = HeaderValue::from_str(self.password.expose())?;

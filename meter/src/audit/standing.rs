@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::report::{LaneStanding, NodeStanding, WatermarkReport, time};
 use super::{AuditError, Scope};
-use crate::clickhouse::nodes::{LaneWord, NodeState, NodeWord, overall_us};
+use crate::clickhouse::nodes::{AWAY_AFTER, LaneWatermark, Node, NodeState, overall};
 use crate::clickhouse::store::Store;
 
 /// What may still come from a node.
@@ -21,7 +21,7 @@ pub(super) enum Standing {
 /// The last word of every node.
 pub(super) struct Standings {
     now_us: i64,
-    nodes: BTreeMap<u32, NodeWord>,
+    nodes: BTreeMap<u32, Node>,
 }
 
 impl Standings {
@@ -30,13 +30,13 @@ impl Standings {
         Ok(Self::new(store.nodes().await.map_err(failed)?, now_us))
     }
 
-    pub(super) fn new(words: Vec<NodeWord>, now_us: i64) -> Self {
+    pub(super) fn new(words: Vec<Node>, now_us: i64) -> Self {
         Self { now_us, nodes: words.into_iter().map(|word| (word.node, word)).collect() }
     }
 
     pub(super) fn of(&self, node: u32) -> Standing {
         match self.nodes.get(&node) {
-            Some(word) if word.is_away(self.now_us) => Standing::Away,
+            Some(word) if word.is_away(self.now_us, AWAY_AFTER) => Standing::Away,
             Some(word) if word.state == NodeState::Running => Standing::Live,
             // It stopped while something was still on its way.
             Some(word) if word.state == NodeState::Stopped && word.backlog_events > 0 => {
@@ -54,8 +54,8 @@ impl Standings {
     }
 
     pub(super) fn report(&self, scope: &Scope, now_us: i64) -> WatermarkReport {
-        let words: Vec<NodeWord> = self.nodes.values().cloned().collect();
-        let overall = overall_us(&words);
+        let words: Vec<Node> = self.nodes.values().cloned().collect();
+        let overall = overall(&words, now_us, AWAY_AFTER).watermark_us;
         let running = words.iter().filter(|word| word.state == NodeState::Running);
         let holder = running.min_by_key(|word| word.watermark_us);
         let age_s = |us: Option<i64>| us.map(|us| (now_us - us).max(0) / 1_000_000);
@@ -83,8 +83,8 @@ impl Standings {
         }
     }
 
-    fn node(&self, word: &NodeWord, age_s: Option<i64>) -> NodeStanding {
-        let lane = |lane: &LaneWord| LaneStanding {
+    fn node(&self, word: &Node, age_s: Option<i64>) -> NodeStanding {
+        let lane = |lane: &LaneWatermark| LaneStanding {
             epoch: lane.epoch,
             lane: lane.lane,
             watermark: lane.watermark_us.map(time),
@@ -93,7 +93,7 @@ impl Standings {
             node: word.node,
             host: word.host.clone(),
             state: word.state.as_str(),
-            away: word.is_away(self.now_us),
+            away: word.is_away(self.now_us, AWAY_AFTER),
             updated: time(word.updated_us),
             watermark: word.watermark_us.map(time),
             age_s,

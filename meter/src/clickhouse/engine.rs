@@ -10,7 +10,8 @@
 //! - it dies with its parent: on the end of its standard input, and by the kernel's parent-death
 //!   signal should it be too busy to notice;
 //! - passwords are never in arguments, logs, errors or `Debug`;
-//! - a data directory is served by one engine at a time.
+//! - a data directory is served by one engine at a time, and [`running()`] tells other processes
+//!   where it listens.
 //!
 //! Restarting after a crash is the caller's affair: [`Engine::exited`] tells.
 
@@ -18,6 +19,7 @@ mod files;
 mod library;
 mod ports;
 mod process;
+mod running;
 mod serve;
 
 use std::io;
@@ -25,6 +27,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use process::Engine;
+pub use running::{Running, running};
 pub use serve::{ServeArguments, serve};
 
 /// Database the embedded engine's users are confined to.

@@ -29,6 +29,8 @@ use crate::event::{EventId, View};
 /// The digest of one row as an expression of ClickHouse's SQL over the columns of the table.
 pub const ROW_DIGEST: &str = include_str!("queries/row_digest.sql");
 
+const US_PER_DAY: i64 = 86_400_000_000;
+
 /// One batch as the server takes it.
 #[derive(Clone, Debug)]
 pub struct EncodedBlock {
@@ -233,7 +235,6 @@ impl BlockBuilder {
 ///
 /// Exact from 1970 to 2199, the years an event may be in.
 pub fn month_of(ts_us: i64) -> u32 {
-    const US_PER_DAY: i64 = 86_400_000_000;
     // Days to civil date by Howard Hinnant's "chrono-Compatible Low-Level Date Algorithms", with
     // years that start on 1 March, so that the leap day is the last of its year.
     let days = ts_us.div_euclid(US_PER_DAY) + 719_468;
@@ -247,6 +248,17 @@ pub fn month_of(ts_us: i64) -> u32 {
         if march_month < 10 { (march_month + 3, 0) } else { (march_month - 9, 1) };
     let year = era * 400 + year_of_era + next_year;
     u32::try_from(year * 100 + month).expect("events are of the years 1970 to 2199")
+}
+
+/// The first moment of a month (yyyymm), unix microseconds: the inverse of [`month_of`].
+pub fn start_of_month(month: u32) -> i64 {
+    let (year, month) = (i64::from(month / 100), i64::from(month % 100));
+    let (march_month, year) = if month > 2 { (month - 3, year) } else { (month + 9, year - 1) };
+    let era = year.div_euclid(400);
+    let year_of_era = year.rem_euclid(400);
+    let day_of_year = (153 * march_month + 2) / 5;
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    (era * 146_097 + day_of_era - 719_468) * US_PER_DAY
 }
 
 fn halves(id: [u8; 16]) -> (u64, u64) {
@@ -281,6 +293,9 @@ mod tests {
             let midnight_us = i64::from(days) * 86_400_000_000;
             assert_eq!(month_of(midnight_us), expected, "{date}");
             assert_eq!(month_of(midnight_us + 86_399_999_999), expected, "{date}");
+            if date.day() == 1 {
+                assert_eq!(start_of_month(expected), midnight_us, "{date}");
+            }
         }
     }
 

@@ -1,24 +1,31 @@
-//! What each node last said of itself, and the watermark that follows for all of them.
+//! How far every gateway node has got, and what follows for all of them together.
 //!
-//! A node that runs or has died holds the overall watermark at its own: what it still has in its
-//! journal may be older than anything. One that was stopped with nothing left, or that an operator
-//! retired because its disk is gone, does not.
+//! Each node says it of itself every few seconds (`usage_nodes`). A node that is away, having said
+//! nothing for too long, may have events in its journal that nobody else knows of: it holds the
+//! overall watermark where it last was, until it comes back or an operator retires it. One that
+//! was stopped with nothing left in its journal holds back nothing.
 
-use std::fmt::Write as _;
+use std::time::Duration;
 
+use serde::Deserialize;
+
+use super::proof::milliseconds;
+use super::rows::Rows;
 use super::store::{Store, StoreError};
+use crate::clock;
 
-/// A node that has not spoken for this long is away.
-pub const AWAY_AFTER_US: i64 = 30_000_000;
+/// A node that runs and has been silent for so long is away.
+pub const AWAY_AFTER: Duration = Duration::from_secs(30);
 
-/// Whether a node may still bring events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a node is doing, as far as anybody knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum NodeState {
-    /// It ships, or would if it were there.
+    /// It ships, or it went away without a word.
     Running,
-    /// It was stopped and had nothing left.
+    /// It ended with nothing left in its journal.
     Stopped,
-    /// An operator gave it up.
+    /// An operator has given it up.
     Retired,
 }
 
@@ -31,179 +38,219 @@ impl NodeState {
             NodeState::Retired => "retired",
         }
     }
-
-    fn parse(text: &str) -> Option<NodeState> {
-        let all = [NodeState::Running, NodeState::Stopped, NodeState::Retired];
-        all.into_iter().find(|state| state.as_str() == text)
-    }
 }
 
-/// How far one lane is.
+/// The watermark of one lane of a node's journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LaneWord {
+pub struct LaneWatermark {
     /// The opening.
     pub epoch: u32,
     /// The writer.
     pub lane: u16,
-    /// Event time below which all of the lane is there; `None` while nothing can be said.
+    /// As [`Node::watermark_us`], of this lane.
     pub watermark_us: Option<i64>,
 }
 
-/// What a node says of itself.
+/// The latest word of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeWord {
-    /// The node.
+pub struct Node {
+    /// Its number.
     pub node: u32,
-    /// Its opening.
+    /// How often its journal has been opened.
     pub epoch: u32,
-    /// Whether it may still bring events.
+    /// What it is doing.
     pub state: NodeState,
-    /// The machine's name.
+    /// The machine it ran on.
     pub host: String,
-    /// Event time below which all of the node is there; `None` while nothing can be said.
+    /// Event time below which everything of it is in ClickHouse, unix microseconds; `None` while
+    /// nothing is known.
     pub watermark_us: Option<i64>,
-    /// The same lane by lane.
-    pub lanes: Vec<LaneWord>,
-    /// Events it still has to ship.
+    /// The same, lane by lane.
+    pub lanes: Vec<LaneWatermark>,
+    /// Events that were not acknowledged yet.
     pub backlog_events: u64,
-    /// When it said so, unix microseconds; set by ClickHouse's clock.
+    /// When it said so, by its own clock, unix microseconds.
     pub updated_us: i64,
 }
 
-impl NodeWord {
-    /// Whether the node should speak and does not.
-    pub fn is_away(&self, now_us: i64) -> bool {
-        self.state == NodeState::Running && now_us - self.updated_us > AWAY_AFTER_US
+impl Node {
+    /// Whether it should speak, and has said nothing for longer than `away_after`.
+    pub fn is_away(&self, now_us: i64, away_after: Duration) -> bool {
+        let silence_us = i64::try_from(away_after.as_micros()).unwrap_or(i64::MAX);
+        self.state == NodeState::Running && now_us.saturating_sub(self.updated_us) > silence_us
     }
 }
 
-/// The watermark of all nodes: nothing below it is missing. `None` when some node cannot say, or
-/// there is none.
-pub fn overall_us(nodes: &[NodeWord]) -> Option<i64> {
-    let running = nodes.iter().filter(|node| node.state == NodeState::Running);
-    match running.map(|node| node.watermark_us).min() {
-        Some(lowest) => lowest,
-        // Nobody is left who could bring anything.
-        None => nodes.iter().filter_map(|node| node.watermark_us).max(),
+/// All nodes together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Overall {
+    /// Event time below which everything of every node is in ClickHouse, unix microseconds;
+    /// `None` while nothing can be said. When no node runs, that of the last one that ended.
+    pub watermark_us: Option<i64>,
+    /// The nodes that run, or should, and have said nothing for too long.
+    pub away: Vec<u32>,
+}
+
+/// What the nodes' words amount to at `now_us`; one that has been silent for `away_after` is away.
+pub fn overall(nodes: &[Node], now_us: i64, away_after: Duration) -> Overall {
+    let of = |state| nodes.iter().filter(move |node| node.state == state);
+    // None, the node that knows nothing yet, is the lowest.
+    let running = of(NodeState::Running).map(|node| node.watermark_us).min();
+    let ended = of(NodeState::Stopped).map(|node| node.watermark_us).max();
+    Overall {
+        watermark_us: running.or(ended).flatten(),
+        away: nodes
+            .iter()
+            .filter(|node| node.is_away(now_us, away_after))
+            .map(|node| node.node)
+            .collect(),
     }
+}
+
+/// A row as JSON tells it; ClickHouse quotes 64-bit numbers unless told otherwise.
+#[derive(Deserialize)]
+struct Line {
+    node: u32,
+    epoch: u32,
+    state: NodeState,
+    host: String,
+    watermark_us: i64,
+    lanes: Vec<(u32, u16, i64)>,
+    backlog_events: u64,
+    updated_us: i64,
 }
 
 impl Store {
-    /// Writes a node's word over its last.
-    pub async fn note_node(&self, word: &NodeWord) -> Result<(), StoreError> {
-        let NodeWord { node, epoch, state, host, watermark_us, lanes, backlog_events, .. } = word;
-        let mut said = String::new();
-        for LaneWord { epoch, lane, watermark_us } in lanes {
-            let comma = if said.is_empty() { "" } else { ", " };
-            let time = watermark_us.unwrap_or(0);
-            write!(said, "{comma}({epoch}, {lane}, fromUnixTimestamp64Micro({time}))")
-                .expect("a String takes every write");
+    /// The latest word of every node there ever was.
+    pub async fn nodes(&self) -> Result<Vec<Node>, StoreError> {
+        let sql = "SELECT node, epoch, state, host, \
+                   toUnixTimestamp64Micro(watermark) AS watermark_us, \
+                   arrayMap(l -> (l.1, l.2, toUnixTimestamp64Micro(l.3)), usage_nodes.lanes) \
+                   AS lanes, backlog_events, toUnixTimestamp64Milli(updated_at) * 1000 AS updated_us \
+                   FROM usage_nodes FINAL ORDER BY node \
+                   SETTINGS output_format_json_quote_64bit_integers = 0";
+        let text = self.query_text(sql, "JSONEachRow").await?;
+        let read = |line: &str| {
+            let line: Line = serde_json::from_str(line).map_err(|_| StoreError::Answer {
+                expected: "a node",
+                got: line.chars().take(200).collect(),
+            })?;
+            Ok(Node::from(line))
+        };
+        text.lines().map(read).collect()
+    }
+
+    /// Takes down a node's latest word. An older one that arrives late changes nothing.
+    pub async fn put_node(&self, node: &Node) -> Result<(), StoreError> {
+        const COLUMNS: &str =
+            "node, epoch, state, host, watermark, lanes, backlog_events, updated_at";
+        let state: i8 = match node.state {
+            NodeState::Running => 1,
+            NodeState::Stopped => 2,
+            NodeState::Retired => 3,
+        };
+        let mut row = Rows::default();
+        row.number(node.node.to_le_bytes())
+            .number(node.epoch.to_le_bytes())
+            .number(state.to_le_bytes())
+            .text(&node.host)
+            .number(node.watermark_us.unwrap_or(0).to_le_bytes())
+            .length(node.lanes.len());
+        for LaneWatermark { epoch, lane, watermark_us } in &node.lanes {
+            row.number(epoch.to_le_bytes())
+                .number(lane.to_le_bytes())
+                .number(watermark_us.unwrap_or(0).to_le_bytes());
         }
-        // A host's name is letters, digits, dots and hyphens; anything else would be a mistake.
-        let host: String =
-            host.chars().filter(|c| c.is_ascii_alphanumeric() || ".-_".contains(*c)).collect();
-        let sql = format!(
-            "INSERT INTO usage_nodes (node, epoch, state, host, watermark, lanes, backlog_events, \
-             updated_at) SETTINGS async_insert = 0 FORMAT Values ({node}, {epoch}, '{}', '{host}', \
-             fromUnixTimestamp64Micro({}), [{said}], {backlog_events}, now64(3))",
-            state.as_str(),
-            watermark_us.unwrap_or(0),
-        );
-        self.execute(&sql).await
+        row.number(node.backlog_events.to_le_bytes()).number(milliseconds(node.updated_us));
+        self.insert_rows("usage_nodes", COLUMNS, row.into_bytes()).await
     }
 
-    /// The last word of every node, by number.
-    pub async fn nodes(&self) -> Result<Vec<NodeWord>, StoreError> {
-        let sql = "SELECT node, epoch, toString(state), host, toUnixTimestamp64Micro(watermark), \
-                   arrayStringConcat(arrayMap(l -> concat(toString(l.1), ':', toString(l.2), ':', \
-                   toString(toUnixTimestamp64Micro(l.3))), lanes), ' '), backlog_events, \
-                   toUnixTimestamp64Milli(updated_at) FROM usage_nodes FINAL ORDER BY node";
-        let text = self.query_text(sql, "TSV").await?;
-        text.lines()
-            .map(|line| {
-                parse(line).ok_or_else(|| StoreError::Answer {
-                    expected: "a node's word",
-                    got: line.to_owned(),
-                })
-            })
-            .collect()
-    }
-
-    /// Gives a node up: it holds the watermark no longer. False when no such node ever spoke.
+    /// Gives a node up, with whatever its journal still held: it no longer holds the overall
+    /// watermark back. False when there is no such node. Should it come back, it runs again.
     pub async fn retire_node(&self, node: u32) -> Result<bool, StoreError> {
-        let known = self.nodes().await?.into_iter().find(|word| word.node == node);
-        let Some(word) = known else { return Ok(false) };
-        self.note_node(&NodeWord { state: NodeState::Retired, ..word }).await?;
+        let known = self.nodes().await?.into_iter().find(|known| known.node == node);
+        let Some(known) = known else { return Ok(false) };
+        // Later than its own last word, whatever the two clocks say.
+        let updated_us = clock::unix_us().max(known.updated_us + 1_000);
+        self.put_node(&Node { state: NodeState::Retired, updated_us, ..known }).await?;
         Ok(true)
     }
 }
 
-fn parse(line: &str) -> Option<NodeWord> {
-    let mut fields = line.split('\t');
-    let mut next = || fields.next();
-    let known = |us: i64| (us > 0).then_some(us);
-    Some(NodeWord {
-        node: next()?.parse().ok()?,
-        epoch: next()?.parse().ok()?,
-        state: NodeState::parse(next()?)?,
-        host: next()?.to_owned(),
-        watermark_us: known(next()?.parse().ok()?),
-        lanes: next()?
-            .split(' ')
-            .filter(|lane| !lane.is_empty())
-            .map(parse_lane)
-            .collect::<Option<_>>()?,
-        backlog_events: next()?.parse().ok()?,
-        updated_us: next()?.parse::<i64>().ok()?.checked_mul(1_000)?,
-    })
-}
-
-fn parse_lane(text: &str) -> Option<LaneWord> {
-    let mut fields = text.split(':');
-    let (epoch, lane) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
-    let us: i64 = fields.next()?.parse().ok()?;
-    Some(LaneWord { epoch, lane, watermark_us: (us > 0).then_some(us) })
+impl From<Line> for Node {
+    fn from(line: Line) -> Node {
+        let known = |us: i64| (us > 0).then_some(us);
+        let lane = |(epoch, lane, us)| LaneWatermark { epoch, lane, watermark_us: known(us) };
+        Node {
+            node: line.node,
+            epoch: line.epoch,
+            state: line.state,
+            host: line.host,
+            watermark_us: known(line.watermark_us),
+            lanes: line.lanes.into_iter().map(lane).collect(),
+            backlog_events: line.backlog_events,
+            updated_us: line.updated_us,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn word(node: u32, state: NodeState, watermark_us: Option<i64>) -> NodeWord {
-        let (host, lanes) = (String::new(), Vec::new());
-        NodeWord {
+    const AWAY_AFTER: Duration = Duration::from_secs(30);
+    const NOW_US: i64 = 1_000_000_000;
+
+    fn node(node: u32, state: NodeState, watermark_us: Option<i64>, silent_s: i64) -> Node {
+        Node {
             node,
             epoch: 1,
             state,
-            host,
+            host: "here".to_owned(),
             watermark_us,
-            lanes,
+            lanes: Vec::new(),
             backlog_events: 0,
-            updated_us: 0,
+            updated_us: NOW_US - silent_s * 1_000_000,
         }
     }
 
+    fn at(nodes: &[Node]) -> (Option<i64>, Vec<u32>) {
+        let Overall { watermark_us, away } = overall(nodes, NOW_US, AWAY_AFTER);
+        (watermark_us, away)
+    }
+
     #[test]
-    fn running_nodes_hold_the_watermark_and_others_do_not() {
+    fn the_slowest_node_that_runs_holds_it() {
         use NodeState::{Retired, Running, Stopped};
-        let cases = [
-            (vec![], None),
-            (vec![word(1, Running, Some(9)), word(2, Running, Some(5))], Some(5)),
-            (vec![word(1, Running, Some(9)), word(2, Running, None)], None),
-            (vec![word(1, Running, Some(9)), word(2, Stopped, Some(5))], Some(9)),
-            (vec![word(1, Running, Some(9)), word(2, Retired, None)], Some(9)),
-            (vec![word(1, Stopped, Some(9)), word(2, Stopped, Some(5))], Some(9)),
-        ];
-        for (nodes, expected) in cases {
-            assert_eq!(overall_us(&nodes), expected, "{nodes:?}");
-        }
+        let mut nodes = vec![node(1, Running, Some(70), 1), node(2, Running, Some(50), 30)];
+        assert_eq!(at(&nodes), (Some(50), vec![]));
+        nodes.push(node(3, Stopped, Some(10), 9_999));
+        nodes.push(node(4, Retired, Some(5), 9_999));
+        assert_eq!(at(&nodes), (Some(50), vec![]), "those that ended hold back nothing");
     }
 
     #[test]
-    fn a_silent_node_is_away_unless_it_was_stopped() {
-        let now_us = AWAY_AFTER_US + 1;
-        assert!(word(1, NodeState::Running, None).is_away(now_us));
-        assert!(!word(1, NodeState::Running, None).is_away(AWAY_AFTER_US));
-        assert!(!word(1, NodeState::Stopped, None).is_away(now_us));
+    fn a_node_that_is_away_holds_it_and_is_named() {
+        use NodeState::{Retired, Running};
+        let mut nodes = vec![node(1, Running, Some(70), 1), node(2, Running, Some(50), 31)];
+        assert_eq!(at(&nodes), (Some(50), vec![2]));
+        nodes[1].state = Retired;
+        assert_eq!(at(&nodes), (Some(70), vec![]));
+    }
+
+    #[test]
+    fn a_node_that_knows_nothing_yet_lets_nothing_be_said() {
+        use NodeState::Running;
+        assert_eq!(at(&[node(1, Running, Some(70), 1), node(2, Running, None, 1)]), (None, vec![]));
+        assert_eq!(at(&[]), (None, vec![]));
+    }
+
+    #[test]
+    fn when_all_have_stopped_it_is_where_the_last_one_was() {
+        use NodeState::{Retired, Stopped};
+        let mut nodes = vec![node(1, Stopped, Some(70), 500), node(2, Stopped, Some(90), 100)];
+        assert_eq!(at(&nodes), (Some(90), vec![]));
+        nodes.push(node(3, Retired, Some(95), 1));
+        assert_eq!(at(&nodes), (Some(90), vec![]));
     }
 }

@@ -195,22 +195,36 @@ fn checksum(text: &str) -> String {
 
 /// Rows leave by whole parts (`ttl_only_drop_parts`), so a batch is there entirely or not at all,
 /// and the projection agrees with the rows at every moment.
+///
+/// A part is of one month and leaves when its last row may, so a row may stay up to a month longer
+/// than it must. The manifest is kept for a month more than that: it never goes before its rows.
 async fn retain(store: &Store, ttl_months: Option<u32>) -> Result<(), StoreError> {
-    let wanted = ttl_months.map(|months| format!("ts + toIntervalMonth({months})"));
+    let events = ttl_months.map(|months| format!("ts + toIntervalMonth({months})"));
+    retain_table(store, TABLE, events).await?;
+    let batches =
+        ttl_months.map(|months| format!("max_ts + toIntervalMonth({})", months.saturating_add(2)));
+    retain_table(store, "usage_batches", batches).await
+}
+
+async fn retain_table(
+    store: &Store,
+    table: &str,
+    wanted: Option<String>,
+) -> Result<(), StoreError> {
     let sql = format!(
         "SELECT extract(engine_full, ' TTL (.*) SETTINGS ') FROM system.tables \
-         WHERE database = '{}' AND name = '{TABLE}'",
+         WHERE database = '{}' AND name = '{table}'",
         store.database()
     );
     let current = store.query_text(&sql, "TSVRaw").await?.trim().to_owned();
     match wanted {
         Some(wanted) if wanted != current => {
-            tracing::info!(wanted, current, "retention of usage events changes");
-            store.execute(&format!("ALTER TABLE {TABLE} MODIFY TTL {wanted}")).await
+            tracing::info!(table, wanted, current, "retention changes");
+            store.execute(&format!("ALTER TABLE {table} MODIFY TTL {wanted}")).await
         }
         None if !current.is_empty() => {
-            tracing::info!(current, "usage events are kept for ever from now on");
-            store.execute(&format!("ALTER TABLE {TABLE} REMOVE TTL")).await
+            tracing::info!(table, current, "rows are kept for ever from now on");
+            store.execute(&format!("ALTER TABLE {table} REMOVE TTL")).await
         }
         _ => Ok(()),
     }

@@ -148,6 +148,29 @@ impl Store {
         insert.end().await.map_err(InsertError::from)
     }
 
+    /// Inserts rows of a small table whose rows may be written twice (RowBinary).
+    pub(super) async fn insert_rows(
+        &self,
+        table: &str,
+        columns: &str,
+        rows: Vec<u8>,
+    ) -> Result<(), StoreError> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let mut insert = self
+            .client
+            .insert_formatted_with(format!("INSERT INTO {table} ({columns}) FORMAT RowBinary"))
+            .with_timeouts(Some(SEND_TIMEOUT), Some(INSERT_TIMEOUT))
+            .with_setting("async_insert", "0")
+            .with_setting("wait_end_of_query", "1")
+            .with_setting("distributed_foreground_insert", "1")
+            // Ingested events may be of any month, and so may the batches listed at once.
+            .with_setting("max_partitions_per_insert_block", "0");
+        insert.send(rows.into()).await.map_err(StoreError::from)?;
+        insert.end().await.map_err(StoreError::from)
+    }
+
     /// Ends the insert with this token if the server still works on it, and waits until it has
     /// ended: it has then written all of its block or nothing, and will not write any more.
     pub async fn cancel_insert(&self, token: &str) -> Result<(), StoreError> {

@@ -16,7 +16,8 @@
 //! is believed only when the rows are counted. Only a token that is proved to have swallowed its rows is
 //! replaced, durably, before the new one is used.
 //!
-//! Guarantees: when this returns, the table holds every row of the batch once. It ends no other
+//! Guarantees: when this returns, the table holds every row of the batch once, and what they add up
+//! to is known. It ends no other
 //! way: it waits and tries again for as long as it takes.
 
 use std::sync::{Arc, Mutex};
@@ -26,6 +27,7 @@ use super::backoff::Backoff;
 use super::ledger::{Batch, Ledger};
 use super::progress::Progress;
 use super::{blocking, locked};
+use crate::clickhouse::native::Totals;
 use crate::clickhouse::{EncodedBlock, InsertError, Store, StoreError};
 
 /// How often, and how far apart, rows are looked for before their token is taken for burnt.
@@ -39,6 +41,8 @@ pub(super) enum Knowledge {
     Unsent,
     /// It may be there.
     Unknown,
+    /// All of it is in the table, or all that there is.
+    There,
 }
 
 /// A batch, and all that delivering it takes.
@@ -61,13 +65,13 @@ enum Found {
 }
 
 impl Delivery {
-    /// Returns when every row is in the table once.
-    pub(super) async fn run(mut self) {
+    /// Returns when every row is in the table once, with what they add up to.
+    pub(super) async fn run(mut self) -> Totals {
         let mut backoff = Backoff::new(self.max_backoff);
         loop {
             match self.step().await {
-                Ok(true) => return,
-                Ok(false) => {}
+                Ok(Some(totals)) => return totals,
+                Ok(None) => {}
                 Err(error) => {
                     self.progress.note_failure(&error);
                     tokio::time::sleep(backoff.next()).await;
@@ -76,19 +80,33 @@ impl Delivery {
         }
     }
 
-    /// One step; true when the batch is acknowledged.
-    async fn step(&mut self) -> Result<bool, StoreError> {
-        match self.knowledge {
-            Knowledge::Unsent => self.send().await,
+    /// One step; the totals when the batch is acknowledged.
+    async fn step(&mut self) -> Result<Option<Totals>, StoreError> {
+        let is_there = match self.knowledge {
+            Knowledge::Unsent => self.send().await?,
             Knowledge::Unknown => {
                 self.cancel().await?;
                 match self.look().await? {
-                    Found::All => Ok(true),
-                    Found::None => self.send_again().await,
-                    Found::Some(rows) => self.start_over(rows).await,
+                    Found::All => true,
+                    Found::None => self.send_again().await?,
+                    Found::Some(rows) => self.start_over(rows).await?,
                 }
             }
+            Knowledge::There => return self.totals().await.map(Some),
+        };
+        if is_there {
+            self.knowledge = Knowledge::There;
         }
+        Ok(None)
+    }
+
+    /// What the table holds. That is the block, unless the journal lost rows after it was sent.
+    async fn totals(&self) -> Result<Totals, StoreError> {
+        let Batch { batch_id, month, rows, .. } = self.batch;
+        if self.block.rows() as u64 == rows {
+            return Ok(*self.block.totals());
+        }
+        self.store.batch_totals(batch_id, month).await
     }
 
     /// Ends what the server may still be doing with this batch.

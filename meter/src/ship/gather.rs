@@ -2,8 +2,8 @@
 //!
 //! Guarantees: the same ranges always make the same rows in the same batches; lanes of earlier
 //! epochs come first; no live lane is starved by another, and one that cannot be read holds up no
-//! other. A frame that is no row is logged and left out: its sequence is missing, and an audit says
-//! so.
+//! other. A frame that is no row is left out and told as a loss. A gathering is of the lanes of one
+//! node, so that its batches are.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,8 +11,9 @@ use std::sync::Arc;
 use super::ledger::{Batch, Plan, Range, token};
 use crate::clickhouse::native::month_of;
 use crate::clickhouse::{BlockBuilder, EncodedBlock};
-use crate::event::View;
-use crate::journal::{Frame, Journal, LaneKey, LaneReader, Position, ReadError};
+use crate::clock;
+use crate::event::{EventId, View};
+use crate::journal::{Frame, Journal, LaneKey, LaneReader, Loss, LossCause, Position, ReadError};
 
 const US_PER_DAY: i64 = 86_400_000_000;
 
@@ -26,13 +27,16 @@ pub(super) struct Gatherer {
     /// Former lanes read to their end.
     ended: BTreeSet<LaneKey>,
     blocks: Months,
+    /// Frames read and left out since the last gathering.
+    left_out: Vec<Loss>,
 }
 
 /// One gathering.
 #[derive(Debug, Default)]
 pub(super) struct Gathered {
-    /// The parts of lanes that were read; empty when there are no rows.
+    /// The parts of lanes that were read, all of one node; empty when nothing was.
     pub(super) ranges: Vec<Range>,
+    /// One of no rows when nothing that was read makes any.
     pub(super) batches: Vec<Batch>,
     /// In the order of `batches`.
     pub(super) blocks: Vec<EncodedBlock>,
@@ -40,6 +44,8 @@ pub(super) struct Gathered {
     pub(super) ended: Vec<LaneKey>,
     /// Lanes that could not be read on.
     pub(super) failures: u64,
+    /// Frames that are no rows.
+    pub(super) losses: Vec<Loss>,
 }
 
 impl Gatherer {
@@ -55,6 +61,7 @@ impl Gatherer {
             readers: BTreeMap::new(),
             ended: BTreeSet::new(),
             blocks: Months::default(),
+            left_out: Vec::new(),
         }
     }
 
@@ -81,8 +88,10 @@ impl Gatherer {
         let mut ends = BTreeMap::new();
         let (live, former): (Vec<_>, Vec<_>) =
             self.journal.lanes().into_iter().partition(|key| self.journal.is_live(*key));
+        // Whose lanes this gathering is of. A directory has had two nodes if it lost its identity.
+        let mut node = None;
         for key in former {
-            if self.blocks.rows >= self.max_rows {
+            if self.blocks.rows >= self.max_rows || node.is_some_and(|node| node != key.node) {
                 break;
             }
             if self.ended.contains(&key) {
@@ -97,13 +106,24 @@ impl Gatherer {
                 }
                 Err(error) => gathered.fail(key, &error),
             }
+            if self.has_read(key, &ends) {
+                node = Some(key.node);
+            }
         }
-        self.read_in_turns(live, &mut ends, &mut gathered);
-        if self.blocks.rows > 0 {
+        if node.is_none_or(|node| node == self.journal.node()) {
+            self.read_in_turns(live, &mut ends, &mut gathered);
+        }
+        if ends.keys().any(|key| self.has_read(*key, &ends)) {
             gathered.ranges = self.ranges(ends);
+            gathered.losses = std::mem::take(&mut self.left_out);
             (gathered.batches, gathered.blocks) = self.blocks.finish(batch_id);
         }
         gathered
+    }
+
+    fn has_read(&self, key: LaneKey, ends: &BTreeMap<LaneKey, Position>) -> bool {
+        let (start, end) = (self.starts.get(&key), ends.get(&key));
+        start.zip(end).is_some_and(|(start, end)| start.sequence < end.sequence)
     }
 
     /// Gives each lane a share of the room that is left, until it is gone or the lanes are empty.
@@ -146,7 +166,8 @@ impl Gatherer {
         let mut read = || {
             while self.blocks.rows < until {
                 match reader.read()? {
-                    Some(frame) => self.blocks.push(&frame),
+                    Some(frame) if self.blocks.push(&frame) => {}
+                    Some(frame) => leave_out(&mut self.left_out, &frame),
                     None => return Ok(true),
                 }
             }
@@ -187,10 +208,29 @@ pub(super) fn rebuild(journal: &Journal, plan: &Plan) -> Result<Vec<EncodedBlock
             match reader.read()? {
                 Some(frame) if frame.id.sequence < end.sequence => blocks.push(&frame),
                 Some(_) | None => break,
-            }
+            };
         }
     }
     Ok(plan.batches.iter().map(|batch| blocks.take(batch)).collect())
+}
+
+/// Notes a frame that is no row, together with the one before it if that was none either.
+#[cold]
+fn leave_out(losses: &mut Vec<Loss>, frame: &Frame<'_>) {
+    let EventId { node, epoch, lane, sequence } = frame.id;
+    let (lane, bytes) = (LaneKey { node, epoch, lane }, frame.row.len() as u64);
+    if let Some(last) = losses.last_mut()
+        && last.lane == lane
+        && last.first_sequence + last.events == sequence
+    {
+        last.events += 1;
+        last.bytes += bytes;
+        return;
+    }
+    // The time is in the row, if anywhere.
+    let (since_us, until_us) = (0, 0);
+    let (first_sequence, events, cause) = (sequence, 1, LossCause::Damaged);
+    losses.push(Loss { lane, first_sequence, events, bytes, cause, since_us, until_us });
 }
 
 /// A block under construction for each month there is.
@@ -206,13 +246,14 @@ struct Months {
 }
 
 impl Months {
+    /// Adds a frame's row; false when it has none.
     #[inline]
-    fn push(&mut self, frame: &Frame<'_>) {
+    fn push(&mut self, frame: &Frame<'_>) -> bool {
         let row = match View::decode(frame.row) {
             Ok(row) => row,
             Err(error) => {
                 tracing::error!(id = ?frame.id, %error, "a frame of the journal is no row");
-                return;
+                return false;
             }
         };
         let day = row.ts_us().div_euclid(US_PER_DAY);
@@ -222,6 +263,7 @@ impl Months {
         }
         self.open[self.current].1.push(&frame.id, &row);
         self.rows += 1;
+        true
     }
 
     fn turn_to(&mut self, month: u32) {
@@ -232,8 +274,11 @@ impl Months {
         });
     }
 
-    /// Encodes everything, months in order.
+    /// Encodes everything, months in order; without any row, as one block without rows.
     fn finish(&mut self, mut batch_id: impl FnMut() -> u64) -> (Vec<Batch>, Vec<EncodedBlock>) {
+        if self.open.is_empty() {
+            self.turn_to(month_of(clock::unix_us()));
+        }
         self.open.sort_by_key(|(month, _)| *month);
         self.rows = 0;
         let finish = |(month, mut builder): (u32, BlockBuilder)| {

@@ -2,7 +2,8 @@
 //!
 //! Guarantees (M2): a plan names its rows, batches and tokens durably before any of it is sent, and
 //! all its rows are on the disk by then; the cursor passes a plan only when every batch of it is
-//! acknowledged, and segments are removed only below the durable cursor.
+//! acknowledged and listed, and segments are removed only below the durable cursor. What the journal
+//! tells to be lost is kept here, from before a cursor passes it until ClickHouse has it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::ShipError;
-use crate::journal::{Journal, LaneKey, Position};
+use crate::journal::{Journal, LaneKey, Loss, Position};
 use crate::slots::Slots;
 
 pub(super) const NAME: &str = "shipping";
@@ -68,6 +69,9 @@ struct State {
     watermark_us: Option<i64>,
     cursors: Vec<Cursor>,
     pending: VecDeque<Plan>,
+    /// Not in ClickHouse yet.
+    #[serde(default)]
+    losses: Vec<Loss>,
 }
 
 /// The state, its file, and the journal it is about.
@@ -80,6 +84,8 @@ pub(super) struct Ledger {
     done: BTreeSet<u64>,
     /// Former lanes whose last frame is in a plan, or was before the cursor.
     exhausted: BTreeSet<LaneKey>,
+    /// Taken over from the journal, which tells them as long as it is open.
+    told: Vec<Loss>,
 }
 
 impl Ledger {
@@ -97,7 +103,10 @@ impl Ledger {
             state
         };
         let (done, exhausted) = (BTreeSet::new(), BTreeSet::new());
-        let mut ledger = Ledger { journal, slots, state, done, exhausted };
+        let mut ledger = Ledger { journal, slots, state, done, exhausted, told: Vec::new() };
+        if ledger.has_news() {
+            ledger.persist().map_err(|source| ShipError::State { source })?;
+        }
         let lanes: BTreeSet<LaneKey> = ledger.journal.lanes().into_iter().collect();
         // A lane without files was shipped and removed.
         ledger.state.cursors.retain(|cursor| lanes.contains(&cursor.lane));
@@ -146,12 +155,49 @@ impl Ledger {
         self.state.pending.push_back(plan);
     }
 
-    /// Brings the rows of all plans to the disk, then the state itself.
+    /// Brings the rows of all plans to the disk, then the state itself, with every loss there is.
     pub(super) fn persist(&mut self) -> io::Result<()> {
         for range in self.state.pending.iter().flat_map(|plan| &plan.ranges) {
             self.journal.sync_lane(range.lane, range.end)?;
         }
-        self.slots.store(&text(&self.state))
+        let news = self.news();
+        self.note_losses(&news);
+        self.slots.store(&text(&self.state))?;
+        if !news.is_empty() {
+            self.told.extend(&news);
+            self.journal.losses_noted(&news)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the journal tells of a loss that is not known here.
+    pub(super) fn has_news(&self) -> bool {
+        !self.news().is_empty()
+    }
+
+    fn news(&self) -> Vec<Loss> {
+        let losses = self.journal.losses().into_iter();
+        losses.filter(|loss| !self.told.contains(loss)).collect()
+    }
+
+    /// Takes losses in, each place once; they are kept once `persist` succeeded.
+    pub(super) fn note_losses(&mut self, losses: &[Loss]) {
+        let place = |loss: &Loss| (loss.lane, loss.first_sequence, loss.cause);
+        for loss in losses {
+            if !self.state.losses.iter().any(|known| place(known) == place(loss)) {
+                self.state.losses.push(*loss);
+            }
+        }
+    }
+
+    /// Losses that ClickHouse may not have yet.
+    pub(super) fn losses(&self) -> &[Loss] {
+        &self.state.losses
+    }
+
+    /// ClickHouse has these.
+    pub(super) fn forget_losses(&mut self, listed: &[Loss]) {
+        self.state.losses.retain(|loss| !listed.contains(loss));
     }
 
     /// A batch is to be sent again under a token never used; valid once `persist` succeeded.
@@ -165,7 +211,7 @@ impl Ledger {
         fresh
     }
 
-    /// Every batch of the plan is acknowledged: the cursor moves over all plans so far that are,
+    /// Every batch of the plan is acknowledged and listed: the cursor moves over all plans so far that are,
     /// once `persist` succeeded.
     pub(super) fn complete(&mut self, number: u64) {
         self.done.insert(number);
@@ -191,6 +237,10 @@ impl Ledger {
 
     /// Lets the journal remove what lies below the cursor. Only after `persist`.
     pub(super) fn settle(&mut self) -> io::Result<()> {
+        if self.has_news() {
+            // The journal tells of a loss again only while it has the segment.
+            self.persist()?;
+        }
         for Cursor { lane, position } in &self.state.cursors {
             self.journal.acknowledge(*lane, *position)?;
         }
@@ -211,6 +261,14 @@ impl Ledger {
     }
 }
 
+/// How far each lane is shipped, as last made durable: sequences below are in ClickHouse.
+pub(crate) fn shipped(journal: &Journal) -> Result<BTreeMap<LaneKey, u64>, ShipError> {
+    let (_, stored) = Slots::open(journal.directory(), NAME)?;
+    let Some(bytes) = stored else { return Ok(BTreeMap::new()) };
+    let cursors = parse(&bytes)?.cursors.into_iter();
+    Ok(cursors.map(|cursor| (cursor.lane, cursor.position.sequence)).collect())
+}
+
 /// A token no batch was ever sent under.
 pub(super) fn token(batch_id: u64) -> String {
     match getrandom::u64() {
@@ -229,6 +287,7 @@ fn fresh() -> io::Result<State> {
         watermark_us: None,
         cursors: Vec::new(),
         pending: VecDeque::new(),
+        losses: Vec::new(),
     })
 }
 

@@ -11,15 +11,18 @@ use std::time::Duration;
 use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::backoff::Backoff;
 use super::deliver::{Delivery, Knowledge, persist};
 use super::gather::{Gathered, Gatherer, rebuild};
 use super::ledger::{Ledger, Plan};
+use super::manifest::{Delivered, Listing};
 use super::progress::{Progress, Reached};
+use super::report::Reporter;
 use super::watermark::Watermarks;
 use super::{Control, ShipSettings, blocking, locked};
 use crate::clickhouse::{EncodedBlock, Store};
 use crate::clock;
-use crate::journal::Journal;
+use crate::journal::{Journal, Loss};
 
 /// How often waiting events are looked for: a load of atomics per lane.
 const TICK: Duration = Duration::from_millis(25);
@@ -27,6 +30,9 @@ const TICK: Duration = Duration::from_millis(25);
 const MARK_INTERVAL: Duration = Duration::from_secs(1);
 /// Threads read their clocks this much before what they do shows, at most.
 const CLOCK_SLACK_US: i64 = 1_000_000;
+/// Plans that may wait for their place in the manifest; with those in flight, as many as fit in the
+/// blocks that the state's files have from the start.
+const MAX_UNLISTED: usize = 8;
 
 pub(super) struct Pipeline {
     pub(super) journal: Arc<Journal>,
@@ -46,50 +52,76 @@ struct Work {
     gatherer: Option<Gatherer>,
     gathering: Option<JoinHandle<(Gatherer, Gathered, Option<Plan>)>>,
     ready: Option<Ready>,
-    /// Yield the plan they delivered.
-    deliveries: JoinSet<Plan>,
+    deliveries: JoinSet<Delivered>,
+    /// To be listed in the manifest, next and now.
+    delivered: Vec<Delivered>,
+    listing: Option<JoinHandle<(Vec<Delivered>, Vec<Loss>)>>,
+    /// How many are being listed.
+    listed: usize,
     /// Since when events wait, and since when none could be gathered.
     waiting_since: Option<Instant>,
     watermarks: Watermarks,
     marked_at: Option<Instant>,
 }
 
+impl Work {
+    fn unlisted(&self) -> usize {
+        self.delivered.len() + self.listed
+    }
+}
+
 impl Pipeline {
     /// Ships until told to stop. What is under way then is left to the next start.
     pub(super) async fn run(self) {
-        let stopped = self.control.stopped();
-        tokio::select! {
-            () = stopped => {}
-            () = self.ship() => {}
-        }
-    }
-
-    async fn ship(&self) {
         let (planned, restored_us) = {
             let ledger = locked(&self.ledger);
             (ledger.planned(), ledger.watermark_us())
         };
-        let gatherer = Gatherer::new(Arc::clone(&self.journal), self.settings.max_rows, planned);
+        let mut reporter = Reporter::new(
+            self.store.clone(),
+            Arc::clone(&self.journal),
+            self.settings.report_interval,
+            restored_us,
+        );
         let mut work = Work {
-            gatherer: Some(gatherer),
+            gatherer: Some(Gatherer::new(
+                Arc::clone(&self.journal),
+                self.settings.max_rows,
+                planned,
+            )),
             gathering: None,
             ready: None,
             deliveries: JoinSet::new(),
+            delivered: Vec::new(),
+            listing: None,
+            listed: 0,
             waiting_since: None,
             watermarks: Watermarks::new(restored_us),
             marked_at: None,
         };
-        self.resume(&mut work).await;
+        let stopped = self.control.stopped();
+        tokio::select! {
+            () = stopped => {}
+            () = self.ship(&mut work, &mut reporter) => {}
+        }
+        if self.control.is_flushed() && self.is_empty() {
+            self.take_leave(work, reporter).await;
+        }
+    }
+
+    async fn ship(&self, work: &mut Work, reporter: &mut Reporter) {
+        self.resume(work).await;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            self.launch(&mut work);
-            self.mark(&mut work);
+            self.launch(work);
+            self.mark(work, reporter).await;
             tokio::select! {
-                gathered = joined(&mut work.gathering) => self.planned(&mut work, gathered).await,
+                gathered = joined(&mut work.gathering) => self.planned(work, gathered).await,
                 Some(done) = work.deliveries.join_next() => {
-                    self.delivered(&mut work, unpanicked(done)).await;
+                    work.delivered.push(unpanicked(done));
                 }
+                listed = joined(&mut work.listing) => self.listed(work, listed).await,
                 _ = tick.tick() => {}
                 () = self.control.woken() => {}
             }
@@ -117,7 +149,9 @@ impl Pipeline {
 
     /// Starts whatever can be started.
     fn launch(&self, work: &mut Work) {
+        self.list(work);
         if work.deliveries.len() < self.settings.max_in_flight
+            && work.unlisted() < MAX_UNLISTED
             && let Some(ready) = work.ready.take()
         {
             self.deliver(work, ready, Knowledge::Unsent);
@@ -184,23 +218,65 @@ impl Pipeline {
             })
             .collect();
         work.deliveries.spawn(async move {
+            let mut totals = Vec::with_capacity(deliveries.len());
             for delivery in deliveries {
-                delivery.run().await;
+                totals.push(delivery.run().await);
             }
-            plan
+            Delivered { plan, totals }
         });
     }
 
-    /// Everything of a plan is in ClickHouse.
-    async fn delivered(&self, work: &mut Work, plan: Plan) {
+    /// Lists what was delivered since the last listing, and losses; one listing at a time.
+    fn list(&self, work: &mut Work) {
+        if work.listing.is_some()
+            || (work.delivered.is_empty() && locked(&self.ledger).losses().is_empty())
+        {
+            return;
+        }
+        work.listed = work.delivered.len();
+        let listing = Listing {
+            store: self.store.clone(),
+            ledger: Arc::clone(&self.ledger),
+            progress: Arc::clone(&self.progress),
+            delivered: std::mem::take(&mut work.delivered),
+            max_backoff: self.settings.max_backoff,
+        };
+        work.listing = Some(tokio::spawn(listing.run()));
+    }
+
+    /// Everything of these plans is in ClickHouse and in its manifest.
+    async fn listed(&self, work: &mut Work, (plans, losses): (Vec<Delivered>, Vec<Loss>)) {
+        work.listed = 0;
+        self.before_forget().await;
         {
             let mut ledger = locked(&self.ledger);
-            ledger.complete(plan.number);
+            for delivered in &plans {
+                ledger.complete(delivered.plan.number);
+            }
+            ledger.forget_losses(&losses);
             ledger.set_watermark(work.watermarks.overall_us());
         }
         persist(&self.ledger, &self.progress, self.settings.max_backoff).await;
-        self.progress.note_shipped(plan.batches.len() as u64, plan.rows());
+        for delivered in &plans {
+            self.progress.note_shipped(delivered.plan.batches.len() as u64, delivered.rows());
+        }
         self.settle().await;
+    }
+
+    /// Has everything else made durable that the cursor's next move relies on.
+    async fn before_forget(&self) {
+        let Some(before_forget) = self.settings.before_forget.clone() else { return };
+        let mut backoff = Backoff::new(self.settings.max_backoff);
+        loop {
+            let before_forget = Arc::clone(&before_forget);
+            match blocking(move || before_forget()).await {
+                Ok(()) => return,
+                Err(error) => {
+                    self.progress.note_failure(&error);
+                    tokio::time::sleep(backoff.next()).await;
+                }
+            }
+        }
     }
 
     /// Lets go of what lies below the durable cursor.
@@ -213,16 +289,16 @@ impl Pipeline {
         self.control.progressed();
     }
 
-    /// Once a second: how far the lanes are, and the watermark that follows from it.
-    fn mark(&self, work: &mut Work) {
+    /// Once a second: how far the lanes are, and the watermark that follows from it; and whether
+    /// the journal has lost anything.
+    async fn mark(&self, work: &mut Work, reporter: &mut Reporter) {
         if work.marked_at.is_some_and(|at| at.elapsed() < MARK_INTERVAL) {
             return;
         }
         work.marked_at = Some(Instant::now());
         let now_us = clock::unix_us();
         // Before the lanes are looked at: see `Watermarks::mark`.
-        let open_us = self.settings.oldest_open_us.as_ref().and_then(|oldest| oldest());
-        let time_us = (now_us - CLOCK_SLACK_US).min(open_us.unwrap_or(i64::MAX));
+        let time_us = (now_us - CLOCK_SLACK_US).min(self.oldest_open_us());
         let lanes = self.journal.lanes();
         let former_remain = lanes.iter().any(|key| !self.journal.is_live(*key));
         let live = || lanes.iter().copied().filter(|key| self.journal.is_live(*key));
@@ -233,12 +309,47 @@ impl Pipeline {
             .collect();
         work.watermarks.mark(time_us, &written);
         work.watermarks.advance(&acknowledged, former_remain);
-        self.progress.set_reached(Reached {
+        let reached = Reached {
             overall_us: work.watermarks.overall_us(),
             lanes: work.watermarks.lanes().collect(),
-        });
+        };
+        reporter.report(now_us, &reached);
+        self.progress.set_reached(reached);
         let (events, bytes) = self.journal.pending();
         self.progress.publish(now_us, work.deliveries.len(), events, bytes);
+        let has_news = locked(&self.ledger).has_news();
+        if has_news {
+            persist(&self.ledger, &self.progress, self.settings.max_backoff).await;
+        }
+    }
+
+    /// What no watermark may pass: the arrival of the oldest request that is not journalled yet.
+    fn oldest_open_us(&self) -> i64 {
+        let open_us = self.settings.oldest_open_us.as_ref().and_then(|oldest| oldest());
+        open_us.unwrap_or(i64::MAX)
+    }
+
+    /// Whether nothing is left that only this node knows of.
+    fn is_empty(&self) -> bool {
+        let ledger = locked(&self.ledger);
+        self.journal.pending().0 == 0 && ledger.pending().is_empty() && ledger.losses().is_empty()
+    }
+
+    /// The last word of a node that was stopped with everything shipped: nothing it has not shipped
+    /// is older than this moment.
+    async fn take_leave(&self, work: Work, reporter: Reporter) {
+        let now_us = clock::unix_us();
+        let overall_us = work.watermarks.overall_us().max(Some(now_us.min(self.oldest_open_us())));
+        let lanes = work.watermarks.lanes().map(|(key, _)| (key, overall_us)).collect();
+        {
+            let ledger = Arc::clone(&self.ledger);
+            locked(&ledger).set_watermark(overall_us);
+            // Lost, it is only lower after the next start.
+            if let Err(error) = blocking(move || locked(&ledger).persist()).await {
+                self.progress.note_failure(&error);
+            }
+        }
+        reporter.take_leave(now_us, &Reached { overall_us, lanes }).await;
     }
 }
 
@@ -256,6 +367,7 @@ fn register(ledger: &mut Ledger, gathered: &mut Gathered) -> Option<Plan> {
     });
     if let Some(plan) = &plan {
         ledger.register(plan.clone());
+        ledger.note_losses(&gathered.losses);
     }
     gathered.ended.iter().for_each(|lane| ledger.exhaust(*lane));
     plan

@@ -1,10 +1,12 @@
 //! Shipping when nothing goes wrong.
 
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use orbit_meter::clickhouse::Store;
-use orbit_meter::ship::{OldestOpen, ShipSettings, Shipper};
+use orbit_meter::ship::{BeforeForget, OldestOpen, ShipSettings, Shipper};
 
 use super::fixture::{Fixture, PATIENCE, absent, event, ship_settings};
 
@@ -95,5 +97,31 @@ fn the_watermark_waits_for_what_is_not_shipped_and_for_open_requests() {
     while shipper.status().watermark_us <= Some(OPEN_US) {
         thread::yield_now();
     }
+    fixture.assert_exact();
+}
+
+/// M2: what is kept beside the journal is durable before the journal forgets.
+#[test]
+fn nothing_is_forgotten_before_everything_else_is_durable() {
+    const EVENTS: u64 = 1_000;
+    let mut fixture = Fixture::new();
+    let is_durable = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&is_durable);
+    let before_forget: BeforeForget = Arc::new(move || {
+        if asked.load(Ordering::Acquire) { Ok(()) } else { Err(io::Error::other("not yet")) }
+    });
+    let settings = ShipSettings { before_forget: Some(before_forget), ..ship_settings() };
+    let store = Store::new(&fixture.proxied()).expect("valid settings");
+    let journal = Arc::clone(&fixture.journal);
+    let shipper = Shipper::start(journal, store, settings).expect("starts");
+    fixture.append(EVENTS);
+    while shipper.status().failures < 2 {
+        thread::yield_now();
+    }
+    assert_eq!(fixture.value("SELECT count() FROM usage_events"), EVENTS.to_string());
+    assert_eq!(fixture.journal.status().pending_events, EVENTS);
+    assert_eq!(shipper.status().last_error.as_deref(), Some("not yet"));
+    is_durable.store(true, Ordering::Release);
+    shipper.flush(PATIENCE).expect("shipped");
     fixture.assert_exact();
 }

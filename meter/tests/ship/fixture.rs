@@ -1,6 +1,6 @@
 //! An engine, a journal, a proxy between, and the comparison of both ends.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,7 +53,14 @@ impl Fixture {
     }
 
     pub(crate) fn start_engine(&mut self) {
-        let engine = testing::start_self(&self.directory.path().join("engine"), "engine_process");
+        self.use_engine(testing::start_self(&self.engine_data(), "engine_process"));
+    }
+
+    pub(crate) fn engine_data(&self) -> PathBuf {
+        self.directory.path().join("engine")
+    }
+
+    pub(crate) fn use_engine(&mut self, engine: Engine) {
         self.proxy.forward_to(engine.http_port());
         self.engine = Some(engine);
         let store = self.store();
@@ -101,8 +108,31 @@ impl Fixture {
     }
 
     pub(crate) fn reopen(&mut self) {
+        self.reopen_after(|_| {});
+    }
+
+    /// What somebody does to the journal's directory between two openings.
+    pub(crate) fn reopen_after(&mut self, change: impl FnOnce(&Path)) {
         self.journal.close();
+        change(self.journal.directory());
         self.journal = open(&self.directory.path().join("journal"));
+    }
+
+    pub(crate) fn execute(&self, sql: &str) {
+        let store = self.store();
+        let done = self.runtime.block_on(store.execute(sql));
+        done.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+
+    pub(crate) fn number(&self, sql: &str) -> u64 {
+        self.value(sql).parse().expect("a number")
+    }
+
+    /// Waits until the query's answer is another number than 0.
+    pub(crate) fn wait_for(&self, sql: &str) {
+        while self.number(sql) == 0 {
+            std::thread::yield_now();
+        }
     }
 
     pub(crate) fn value(&self, sql: &str) -> String {
@@ -120,6 +150,7 @@ impl Fixture {
         assert_eq!(self.value(doubles), "0", "doubles");
         let seen = self.value("SELECT uniqExact(epoch) FROM usage_events");
         assert_eq!(seen, epochs.to_string(), "epochs");
+        self.assert_proved();
     }
 
     #[track_caller]
@@ -145,6 +176,7 @@ impl Fixture {
                           SETTINGS force_optimize_projection = 1";
         let expected = format!("{n}\t{}\t{n}", n * n.saturating_sub(1) / 2);
         assert_eq!(self.value(projection), expected, "the projection");
+        self.assert_proved();
     }
 }
 
@@ -163,6 +195,7 @@ pub(crate) fn ship_settings() -> ShipSettings {
         max_rows: 20_000,
         max_delay: Duration::from_millis(200),
         max_backoff: Duration::from_millis(500),
+        report_interval: Duration::from_millis(100),
         ..ShipSettings::default()
     }
 }

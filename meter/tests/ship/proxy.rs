@@ -16,6 +16,8 @@ pub(crate) enum Fault {
     DropAnswer,
     /// The server gets it all; its answer is dropped and the connection cut.
     CutAnswer,
+    /// Nothing: the test only wants to know when the server has got it all.
+    Watch,
     /// The connection is cut when all of the request is here; the server gets it when released.
     Hold,
 }
@@ -27,13 +29,16 @@ pub(crate) enum Note {
     AnswerDropped,
     /// The connection was cut.
     Cut,
+    /// A whole request went to the server.
+    Sent,
     /// A whole request is held back.
     Held(Vec<u8>),
 }
 
 struct State {
     target: Mutex<Option<SocketAddr>>,
-    fault: Mutex<Option<Fault>>,
+    /// What befalls the next insert into which table.
+    fault: Mutex<Option<(&'static str, Fault)>>,
     notes: Mutex<Sender<Note>>,
 }
 
@@ -73,8 +78,14 @@ impl Proxy {
         *lock(&self.state.target) = Some(SocketAddr::from(([127, 0, 0, 1], http_port)));
     }
 
+    /// For the next batch of events.
     pub(crate) fn arm(&self, fault: Fault) {
-        *lock(&self.state.fault) = Some(fault);
+        self.arm_at("usage_events", fault);
+    }
+
+    /// For the next insert into `table`.
+    pub(crate) fn arm_at(&self, table: &'static str, fault: Fault) {
+        *lock(&self.state.fault) = Some((table, fault));
     }
 
     /// Waits until a fault has happened.
@@ -149,8 +160,10 @@ impl State {
         let mut fault = None;
         let mut held = Vec::new();
         pump(client, |bytes| {
-            if fault.is_none() && bytes.windows(6).any(|window| window == b"INSERT") {
-                fault = lock(&self.fault).take();
+            if fault.is_none() && contains(bytes, b"INSERT") {
+                let mut armed = lock(&self.fault);
+                fault =
+                    armed.take_if(|(table, _)| contains(bytes, table.as_bytes())).map(|it| it.1);
                 swallow.store(
                     matches!(fault, Some(Fault::DropAnswer | Fault::CutAnswer)),
                     Ordering::Release,
@@ -159,6 +172,14 @@ impl State {
             }
             match fault {
                 None | Some(Fault::DropAnswer | Fault::CutAnswer) => write(server, bytes),
+                Some(Fault::Watch) => {
+                    let goes_on = write(server, bytes);
+                    if bytes.ends_with(b"0\r\n\r\n") {
+                        fault = None;
+                        self.note(Note::Sent);
+                    }
+                    goes_on
+                }
                 Some(Fault::CutRequest(limit)) => {
                     let rest = limit - held.len().min(limit);
                     held.extend_from_slice(bytes);
@@ -183,6 +204,10 @@ impl State {
             }
         });
     }
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
 }
 
 /// Reads until the end, an error, or `take` says no.

@@ -36,6 +36,7 @@ fn upstream(doc: &UpstreamDoc<'_>) -> Upstream {
     Upstream {
         id: (*doc.id.value).into(),
         peers: doc.peers.iter().map(peer).collect(),
+        protocol: doc.protocol,
         tls: doc.tls,
         sni: doc.sni.as_deref().unwrap_or_default().into(),
         connect_timeout_ms: doc.connect_timeout_ms,

@@ -3,7 +3,7 @@
 use super::fields::{Fields, Located, Text};
 use super::limit::LimitDoc;
 use crate::diagnostics::Place;
-use crate::snapshot::{ApiTier, Level, Status, SupportLevel};
+use crate::snapshot::{ApiTier, Level, Protocol, Status, SupportLevel};
 
 #[derive(Debug)]
 pub(crate) struct PlanDoc<'i> {
@@ -143,6 +143,7 @@ impl<'i> RouteDoc<'i> {
 pub(crate) struct UpstreamDoc<'i> {
     pub(crate) id: Located<Text<'i>>,
     pub(crate) peers: Vec<PeerDoc<'i>>,
+    pub(crate) protocol: Protocol,
     pub(crate) tls: bool,
     pub(crate) sni: Option<Text<'i>>,
     pub(crate) connect_timeout_ms: u64,
@@ -169,6 +170,7 @@ pub(crate) struct HealthDoc<'i> {
 }
 
 const MAX_MS: u64 = 24 * 3_600_000;
+const PROTOCOLS: &[(&str, Protocol)] = &[("http1", Protocol::Http1), ("http2", Protocol::Http2)];
 
 impl<'i> UpstreamDoc<'i> {
     pub(crate) fn read(mut fields: Fields<'_, 'i, '_>) -> Option<Self> {
@@ -179,6 +181,7 @@ impl<'i> UpstreamDoc<'i> {
         if none && !fields.has_failed() {
             fields.find(fields.place, "peers", "an upstream needs at least one peer");
         }
+        let protocol = fields.word("protocol", PROTOCOLS).map(|protocol| protocol.value);
         let tls = fields.boolean("tls").unwrap_or(false);
         let sni = fields.text("sni").map(|sni| sni.value);
         let mut ms = |key, default| fields.integer(key, 1, MAX_MS).map_or(default, |ms| ms.value);
@@ -193,6 +196,7 @@ impl<'i> UpstreamDoc<'i> {
         Some(UpstreamDoc {
             id,
             peers: peers.value,
+            protocol: protocol.unwrap_or_default(),
             tls,
             sni,
             connect_timeout_ms,

@@ -36,6 +36,7 @@ routes = ["search"]
 
 [[upstream]]
 id = "u"
+protocol = "http2"
 health.path = "/healthz"
 health.interval_ms = 500
 peers = [{ address = "127.0.0.1:1" }]
@@ -47,6 +48,7 @@ peers = [{ address = "127.0.0.1:1" }]
     assert_eq!(documents.plans[0].limits.len(), 2);
     assert_eq!(documents.tenants[0].plan.as_ref().expect("a plan").value, "business");
     assert_eq!(documents.tenants[0].limits.len(), 2);
+    assert_eq!(documents.upstreams[0].protocol, crate::snapshot::Protocol::Http2);
     let health = documents.upstreams[0].health.as_ref().expect("a health check");
     assert_eq!((&*health.path, health.interval_ms), ("/healthz", 500));
 }

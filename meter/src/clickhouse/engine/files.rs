@@ -28,6 +28,9 @@ use sha2::{Digest, Sha256};
 
 use super::{DATABASE, EngineError, FINANCE_USER, USER};
 
+/// The file whose lock says that a process serves the directory.
+pub(super) const LOCK: &str = "engine.lock";
+
 /// The secrets of the two users that can log in. No `Debug`, on purpose.
 #[derive(Clone)]
 pub(super) struct Passwords {
@@ -91,7 +94,7 @@ pub(super) fn lock(
     given_up: impl Fn() -> bool,
 ) -> Result<Option<File>, EngineError> {
     const STEP: Duration = Duration::from_millis(50);
-    let path = data.join("engine.lock");
+    let path = data.join(LOCK);
     let file = OpenOptions::new()
         .create(true)
         .truncate(false)
@@ -251,7 +254,7 @@ fn xml_path(path: &Path) -> Result<String, EngineError> {
 }
 
 /// Replaces a file in one step, so that no reader and no crash sees half of it.
-fn replace(path: &Path, content: &[u8]) -> Result<(), EngineError> {
+pub(super) fn replace(path: &Path, content: &[u8]) -> Result<(), EngineError> {
     let unfinished = unfinished(path);
     write_new(&unfinished, content)?;
     fs::rename(&unfinished, path).map_err(EngineError::file("replace", path))

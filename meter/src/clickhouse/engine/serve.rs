@@ -22,6 +22,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use super::files::{self, Passwords};
 use super::library::{self, Libchdb};
 use super::ports::Ports;
+use super::running::{announce, withdraw};
 use super::{EngineError, EngineSettings};
 
 const START: &[u8] = b"SYSTEM START LISTEN HTTP; SYSTEM START LISTEN TCP;";
@@ -132,7 +133,7 @@ pub fn serve(arguments: &ServeArguments) -> Result<(), EngineError> {
         fs::canonicalize(&arguments.data).map_err(EngineError::file("resolve", &arguments.data))?;
     let (queries, keep) = pipe_with(PipeFlags::CLOEXEC)
         .map_err(|error| EngineError::system("create a pipe")(error.into()))?;
-    let stop = Arc::new(Stop { keep: Mutex::new(Some(File::from(keep))) });
+    let stop = Arc::new(Stop { keep: Mutex::new(Some(File::from(keep))), data: data.clone() });
     watch_signals(signals, Arc::clone(&stop))?;
     if arguments.exit_with_parent {
         watch_parent(Arc::clone(&stop))?;
@@ -141,6 +142,7 @@ pub fn serve(arguments: &ServeArguments) -> Result<(), EngineError> {
     let Some(lock) = files::lock(&data, LOCK_PATIENCE, || stop.requested())? else {
         return Ok(());
     };
+    withdraw(&data)?;
     let config = files::configure(&data, &passwords, arguments.max_memory_bytes)?;
     let ports = Ports::pick(arguments.http_port, arguments.tcp_port)
         .map_err(EngineError::system("find a free port"))?;
@@ -152,7 +154,9 @@ pub fn serve(arguments: &ServeArguments) -> Result<(), EngineError> {
     let engine = Libchdb::load(&path)?;
     let line = command_line(&data, &config, ports, &start, &queries)?;
     tracing::info!(http_port = ports.http, tcp_port = ports.tcp, "the ClickHouse engine starts");
+    announce(&data, ports.http)?;
     let ended = engine.run(line);
+    withdraw(&data)?;
     drop(lock);
     match ended {
         Ok(()) if stop.requested() => Ok(()),
@@ -195,6 +199,7 @@ fn command_line(
 struct Stop {
     /// The write end of the query pipe; gone once a stop was requested.
     keep: Mutex<Option<File>>,
+    data: PathBuf,
 }
 
 impl Stop {
@@ -206,6 +211,10 @@ impl Stop {
     fn request(&self) {
         let taken = self.keep.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(mut keep) = taken else { return };
+        // Before it stops listening; with a client connected, it may end the process by itself.
+        if let Err(error) = withdraw(&self.data) {
+            tracing::debug!(%error, "the port's file stays");
+        }
         if let Err(error) = keep.write_all(STOP) {
             // Closing the pipe ends the engine as well, only without closing the listeners first.
             tracing::debug!(%error, "the engine no longer reads");

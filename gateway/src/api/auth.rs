@@ -1,29 +1,38 @@
-//! Who may talk to the admin API: whoever presents the bearer token.
-
-use std::sync::Arc;
+//! Who may talk to an interface: whoever presents its bearer token.
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::AdminState;
-use super::problem::Problem;
+use super::{Problem, Token};
+
+/// An interface's token, and the interface's name in problems and metrics.
+#[derive(Clone, Debug)]
+pub(crate) struct Guard {
+    /// What callers must present.
+    pub(crate) token: Token,
+    /// Such as `admin`.
+    pub(crate) name: &'static str,
+}
 
 /// Lets a request through when it carries `Authorization: Bearer` and the token.
-pub(super) async fn require_token(
-    State(state): State<Arc<AdminState>>,
+pub(crate) async fn require_token(
+    State(guard): State<Guard>,
     request: Request,
     next: Next,
 ) -> Response {
+    let Guard { token, name } = guard;
     match bearer(request.headers()) {
-        Some(presented) if state.token.matches(presented) => next.run(request).await,
+        Some(presented) if token.matches(presented) => next.run(request).await,
         Some(_) => {
-            metrics::counter!("orbit_admin_refused_total").increment(1);
-            Problem::new(StatusCode::UNAUTHORIZED).detail("not the admin token").into_response()
+            metrics::counter!(format!("orbit_{name}_refused_total")).increment(1);
+            Problem::new(StatusCode::UNAUTHORIZED)
+                .detail(format!("not the {name} token"))
+                .into_response()
         }
         None => Problem::new(StatusCode::UNAUTHORIZED)
-            .detail("send the admin token as Authorization: Bearer")
+            .detail(format!("send the {name} token as Authorization: Bearer"))
             .into_response(),
     }
 }

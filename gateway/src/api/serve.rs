@@ -1,7 +1,7 @@
-//! The admin listener's socket, thread and runtime.
+//! A listener with a thread and a small runtime of its own.
 //!
 //! Guarantees that a client that sends slowly or not at all holds a connection for a few seconds
-//! only, and that there are never more than [`MAX_CONNECTIONS`] of them.
+//! only, and that there are never more than [`Serving::max_connections`] of them.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -16,10 +16,6 @@ use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
-use super::{AdminState, routes};
-
-/// Connections at a time; more wait in the listen queue.
-const MAX_CONNECTIONS: usize = 64;
 /// Longest time a client may take to send its header; also how long an idle connection lives.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long answers under way may take once the server stops.
@@ -27,16 +23,32 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause after a failed accept (no file descriptors left, say), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The running admin listener; dropping it stops it within two seconds.
-pub struct AdminServer {
+/// How an interface is served.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Serving {
+    /// Its name, for its thread and the log.
+    pub(crate) name: &'static str,
+    /// Connections at a time; more wait in the listen queue.
+    pub(crate) max_connections: usize,
+    /// Whether traffic goes first where cores are short.
+    pub(crate) yields_to_traffic: bool,
+}
+
+/// A running listener; dropping it stops it within two seconds.
+#[derive(Debug)]
+pub(crate) struct HttpServer {
     address: SocketAddr,
     stop: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl AdminServer {
+impl HttpServer {
     /// Binds `address` (port 0 takes a free one) and serves on a thread of its own.
-    pub fn start(address: SocketAddr, state: AdminState) -> io::Result<AdminServer> {
+    pub(crate) fn start(
+        address: SocketAddr,
+        routes: Router,
+        serving: Serving,
+    ) -> io::Result<HttpServer> {
         let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
@@ -46,28 +58,31 @@ impl AdminServer {
             tokio::net::TcpListener::from_std(listener)?
         };
         let (stop, stopped) = watch::channel(false);
-        let thread = std::thread::Builder::new().name("admin".to_owned()).spawn(move || {
-            crate::background::yield_to_traffic();
-            runtime.block_on(accept(listener, routes(Arc::new(state)), stopped));
-            // A policy check that still runs ends with the process.
+        let name = serving.name.to_owned();
+        let thread = std::thread::Builder::new().name(name).spawn(move || {
+            if serving.yields_to_traffic {
+                crate::background::yield_to_traffic();
+            }
+            runtime.block_on(accept(listener, routes, serving, stopped));
+            // Blocking work that still runs ends with the process.
             runtime.shutdown_background();
         })?;
-        Ok(AdminServer { address, stop, thread: Some(thread) })
+        Ok(HttpServer { address, stop, thread: Some(thread) })
     }
 
     /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 }
 
-impl Drop for AdminServer {
+impl Drop for HttpServer {
     fn drop(&mut self) {
         self.stop.send_replace(true);
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::error!("the admin thread panicked");
+            tracing::error!(address = %self.address, "a listener's thread panicked");
         }
     }
 }
@@ -76,9 +91,11 @@ impl Drop for AdminServer {
 async fn accept(
     listener: tokio::net::TcpListener,
     routes: Router,
+    serving: Serving,
     mut stopped: watch::Receiver<bool>,
 ) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let Serving { name, max_connections, .. } = serving;
+    let places = Arc::new(Semaphore::new(max_connections));
     let mut connections = JoinSet::new();
     loop {
         let next = async {
@@ -98,7 +115,7 @@ async fn accept(
                     });
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "the admin listener cannot accept");
+                    tracing::warn!(%error, name, "a listener cannot accept");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
@@ -107,7 +124,7 @@ async fn accept(
     drop(listener);
     let finish = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(STOP_TIMEOUT, finish).await.is_err() {
-        tracing::debug!("admin connections were cut at stop");
+        tracing::debug!(name, "connections were cut at stop");
     }
 }
 
@@ -127,6 +144,6 @@ async fn connection(socket: TcpStream, routes: Router, mut stopped: watch::Recei
         }
     };
     if let Err(error) = served {
-        tracing::debug!(%error, "an admin connection ended early");
+        tracing::debug!(%error, "a connection ended early");
     }
 }

@@ -1,4 +1,4 @@
-//! The operators' bearer token: where it is kept and how it is compared.
+//! A bearer token: where it is kept and how it is compared.
 //!
 //! Guarantees that a token made here is random and readable by its owner only, that comparing takes
 //! the same time wherever the first difference is, and that no log or error repeats it.
@@ -18,7 +18,7 @@ const MAX_BYTES: usize = 512;
 /// Random bytes of a token made here, written as twice as many hexadecimal digits.
 const RANDOM_BYTES: usize = 32;
 
-/// The bearer token of the admin API.
+/// The bearer token of an interface.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(Vec<u8>);
 
@@ -26,7 +26,7 @@ pub struct Token(Vec<u8>);
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// The file could not be read.
-    #[error("cannot read the admin token from {}", path.display())]
+    #[error("cannot read the token from {}", path.display())]
     Read {
         /// The token's file.
         path: PathBuf,
@@ -34,7 +34,7 @@ pub enum TokenError {
         source: io::Error,
     },
     /// The file did not exist and could not be made.
-    #[error("cannot write a new admin token to {}", path.display())]
+    #[error("cannot write a new token to {}", path.display())]
     Write {
         /// The token's file.
         path: PathBuf,
@@ -65,7 +65,7 @@ impl Token {
                 let mode = std::fs::metadata(path).map_err(read)?.permissions().mode();
                 if mode & 0o077 != 0 {
                     let path = path.display();
-                    tracing::warn!("others can read the admin token: chmod 600 {path}");
+                    tracing::warn!("others can read the token: chmod 600 {path}");
                 }
                 Token::parse(&content).ok_or_else(|| TokenError::Unusable { path: path.to_owned() })
             }
@@ -102,7 +102,7 @@ impl Token {
         drop(std::fs::remove_file(&draft));
         match written {
             Ok(()) => {
-                tracing::info!("made an admin token in {}", path.display());
+                tracing::info!("made a token in {}", path.display());
                 Ok(Token(text.into_bytes()))
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.exists() => {

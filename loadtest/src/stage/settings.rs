@@ -1,0 +1,62 @@
+//! What is to be built, and the gateway's settings that follow from it.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// What is to be built.
+#[derive(Clone, Debug)]
+pub struct StageSettings {
+    /// The `orbit` binary.
+    pub orbit: PathBuf,
+    /// The `loadtest` binary.
+    pub launcher: PathBuf,
+    /// Where everything goes; absolute, made when absent.
+    pub directory: PathBuf,
+    /// Where the journal is, when not below `directory`.
+    pub journal: Option<PathBuf>,
+    /// Bytes of a segment of the journal.
+    pub segment_bytes: u64,
+    /// Bytes the journal may take.
+    pub max_bytes: u64,
+    /// What a request meets when the journal is full: `refuse` or `serve_unmetered`.
+    pub on_full: &'static str,
+}
+
+/// The gateway's settings. Batches are small and soon sent, so that much is under way whenever
+/// something dies.
+pub(super) fn toml(
+    settings: &StageSettings,
+    journal: &Path,
+    [proxy, admin, ingest]: [SocketAddr; 3],
+    database: SocketAddr,
+) -> String {
+    let StageSettings { segment_bytes, max_bytes, on_full, .. } = settings;
+    let journal = ::toml::Value::String(journal.display().to_string());
+    format!(
+        r#"[server]
+listen = ["{proxy}"]
+threads = 2
+[admin]
+listen = "{admin}"
+token_file = "admin.token"
+[ingest]
+listen = "{ingest}"
+token_file = "ingest.token"
+[policy]
+paths = ["policy"]
+watch = false
+[journal]
+directory = {journal}
+segment_bytes = {segment_bytes}
+max_bytes = {max_bytes}
+on_full = "{on_full}"
+[clickhouse]
+mode = "external"
+url = "http://{database}"
+user = "orbit"
+password_file = "clickhouse/orbit.password"
+[ship]
+max_delay_ms = 200
+"#
+    )
+}
