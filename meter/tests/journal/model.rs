@@ -46,9 +46,10 @@ struct Model {
 }
 
 struct World {
+    /// Closed before its directory is removed.
+    journal: Arc<Journal>,
     root: tempfile::TempDir,
     directory: PathBuf,
-    journal: Arc<Journal>,
     model: Model,
     appended: u64,
     copies: u32,
