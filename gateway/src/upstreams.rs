@@ -152,3 +152,27 @@ impl Pools {
         self.all().into_iter().flat_map(of_pool).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use orbit_policy::{Policy, PolicySettings, Source};
+    use pingora::protocols::ALPN;
+    use pingora::upstreams::peer::Peer;
+
+    use super::*;
+
+    #[test]
+    fn a_pool_offers_its_servers_its_own_protocol_and_no_other() {
+        let text = "[[upstream]]\nid = \"h1\"\npeers = [{ address = \"127.0.0.1:1\" }]\n\
+            [[upstream]]\nid = \"h2\"\nprotocol = \"http2\"\ntls = true\nsni = \"x.example\"\n\
+            peers = [{ address = \"127.0.0.1:1\" }]\n";
+        let source = Source { file: "t.toml".into(), text: text.into() };
+        let settings = PolicySettings { max_dynamic_keys: 1, hash_key: [0; 16] };
+        let policy = Policy::new(&[source], &settings).expect("a valid document");
+        let pools = Pools::default().of(&policy.load());
+        let alpn = |pool: &Pool| pool.pick().and_then(|peer| peer.get_alpn().cloned());
+        assert_eq!(alpn(&pools[0]), Some(ALPN::H1));
+        assert_eq!(alpn(&pools[1]), Some(ALPN::H2));
+        assert_eq!(pools[1].pick().map(HttpPeer::sni), Some("x.example"));
+    }
+}

@@ -173,10 +173,11 @@ impl Drop for Exchange {
 
 /// The length that frames the answer (RFC 9112, section 6.3): none beside a transfer coding.
 fn announced_length(response: &ResponseHeader) -> Option<u64> {
+    let length = response.headers.get(CONTENT_LENGTH)?;
     if response.headers.contains_key(TRANSFER_ENCODING) {
         return None;
     }
-    response.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    length.to_str().ok()?.parse().ok()
 }
 
 fn is_event_stream(response: &ResponseHeader) -> bool {

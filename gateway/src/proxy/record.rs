@@ -49,8 +49,9 @@ impl Exchange {
         }
         if self.written.is_none() {
             self.count(edge, now, Flags::OPEN);
-        } else {
-            self.part(edge);
+        } else if !edge.journal.is_full() {
+            // What room a full journal keeps is for requests that are not counted yet.
+            self.part(edge, false);
         }
     }
 
@@ -67,7 +68,7 @@ impl Exchange {
     pub(super) fn end(&mut self, edge: &Edge, more_to_come: bool) {
         let now = edge.clock.now();
         if self.written.is_some() {
-            self.part(edge);
+            self.part(edge, true);
         } else {
             self.count(edge, now, if more_to_come { Flags::OPEN } else { Flags::NONE });
         }
@@ -117,8 +118,9 @@ impl Exchange {
         self.leave_open();
     }
 
-    /// Writes what flowed since the last row, if anything did.
-    fn part(&mut self, edge: &Edge) {
+    /// Writes what flowed since the last row, if anything did. A part without room goes into the
+    /// next one, if it is not the last.
+    fn part(&mut self, edge: &Edge, is_last: bool) {
         let (Some(admission), Some(written)) = (&self.admission, self.written) else { return };
         // A retried request's body passes again.
         let request_bytes = self.request_bytes.saturating_sub(written.request_bytes);
@@ -134,11 +136,14 @@ impl Exchange {
             response_bytes,
             ..self.blank(admission, now.mono)
         };
-        if let Err(error) = edge.journal.append(&event) {
-            lost(edge, &event, &error);
+        let appended = edge.journal.append(&event);
+        if is_last && let Err(error) = &appended {
+            lost(edge, &event, error);
         }
         self.shard.open.leave(place);
-        self.written_at(now.mono);
+        if is_last || appended.is_ok() {
+            self.written_at(now.mono);
+        }
     }
 
     /// A row with nothing in it but whose it is.
