@@ -45,6 +45,8 @@ token_file = "ingest.token"
 [policy]
 paths = ["policy"]
 watch = false
+[limits]
+directory = "state"
 [journal]
 directory = {journal}
 segment_bytes = {segment_bytes}
