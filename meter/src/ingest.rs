@@ -9,7 +9,6 @@
 //! took from the journal (see [`crate::journal`]) is forgotten here too, so that sending it again
 //! counts it. Another node has another index: what is sent to two nodes is counted on both.
 
-mod boot;
 mod generation;
 mod index;
 mod recovery;
@@ -18,7 +17,6 @@ mod tests;
 
 use sha2::{Digest, Sha256};
 
-pub use boot::BootId;
 pub use index::{IndexError, IndexSettings, IngestIndex, RecordError, Recorded};
 
 /// The request id of an ingested event: the first half of SHA-256 over the source's length (64 bits,

@@ -10,6 +10,7 @@
 //! Only this crate names ClickHouse; it knows nothing of the proxy.
 
 pub mod audit;
+pub mod boot;
 pub mod causes;
 pub mod clickhouse;
 mod clock;

@@ -50,12 +50,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hashbrown::HashTable;
 
+use crate::boot::BootId;
 use crate::event::Event;
 #[cfg(doc)]
 use crate::event::{Flags, Kind};
 use crate::journal::{AppendError, Journal};
 
-mod boot;
 mod flusher;
 mod group;
 mod key;
@@ -110,7 +110,7 @@ impl Refusals {
     /// A disk without room for the table is no error: counts are then in memory only
     /// ([`Refusals::is_volatile`]). A table that is there and cannot be read is.
     pub fn open(journal: Arc<Journal>) -> Result<Refusals, RefusalsError> {
-        Refusals::with_groups(journal, MAX_GROUPS, boot::boot_id())
+        Refusals::with_groups(journal, MAX_GROUPS, BootId::current().map_or(0, BootId::folded))
     }
 
     fn with_groups(

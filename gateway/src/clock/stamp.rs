@@ -4,12 +4,10 @@
 //! and that goes on in suspend; over a reboot only the wall clock is left. So a step of the wall
 //! clock while a gateway restarts forgives no spent limit and freezes none.
 
+use orbit_meter::boot::BootId;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::Clock;
-
-/// Where Linux names the boot, a random UUID.
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// An instant another process can tell the distance to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,8 +23,7 @@ pub struct Stamp {
 impl Stamp {
     /// This instant.
     pub fn take(clock: &Clock) -> Stamp {
-        let text = std::fs::read_to_string(BOOT_ID).unwrap_or_default();
-        let boot = u128::from_str_radix(&text.trim().replace('-', ""), 16).unwrap_or(0);
+        let boot = BootId::current().map_or(0, |id| id.0);
         let since = clock_gettime(ClockId::Boottime);
         let (seconds, nanos) = (since.tv_sec.cast_unsigned(), since.tv_nsec.cast_unsigned());
         let boot_ns = seconds.saturating_mul(1_000_000_000).saturating_add(nanos);

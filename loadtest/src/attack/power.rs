@@ -137,6 +137,8 @@ pub async fn run(
     stage.faults.set(Fault::Pass);
     disk.replace(copy).await?;
     another_boot(stage.directory(), failed_unix_us, &mut random)?;
+    // Until now, whatever arrives left before the failure: a client may read it late.
+    let restarted_unix_us = clock.unix_us(clock.now_ns());
     stage.gateway.start()?;
     stage.gateway_serves().await?;
     load.watch_to_end(&mut view).await;
@@ -148,7 +150,7 @@ pub async fn run(
     let mut recordings = load.recordings().await?;
     let summary = LoadSummary::of(scenarios, &recordings);
     let young: u64 =
-        recordings.iter_mut().map(|r| set_aside(r, lost_from_us, failed_unix_us)).sum();
+        recordings.iter_mut().map(|r| set_aside(r, lost_from_us, restarted_unix_us)).sum();
     let mut verdict = settle(stage, scenarios, recordings, AuditSays::Loss, quiet).await?;
     let lost_ms = (failed_unix_us - lost_from_us) / 1000;
     let mut wrong = Vec::new();
@@ -179,14 +181,14 @@ async fn lost_since(stage: &Stage) -> Result<Option<i64>, AttackError> {
 }
 
 /// Takes the answers out that may be lost: they are open, with or without a row. How many.
-fn set_aside(recording: &mut Recording, lost_from_us: i64, failed_unix_us: i64) -> u64 {
+fn set_aside(recording: &mut Recording, lost_from_us: i64, restarted_unix_us: i64) -> u64 {
     let clock = recording.clock;
     let Some(answers) = &mut recording.record.answers else { return 0 };
     let mut young = 0;
     answers.retain(|answer| {
         let wait = if answer.gateway_made { REFUSALS_WAIT } else { Duration::ZERO };
         let from_us = lost_from_us - wait.as_micros() as i64;
-        let may_be_lost = (from_us..=failed_unix_us).contains(&clock.unix_us(answer.ended_ns));
+        let may_be_lost = (from_us..=restarted_unix_us).contains(&clock.unix_us(answer.ended_ns));
         if may_be_lost {
             let kind = &mut recording.record.kinds[usize::from(answer.group)];
             *kind.failed.entry(Failure::Unfinished).or_default() += 1;

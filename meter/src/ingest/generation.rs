@@ -25,7 +25,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
-use super::boot::BootId;
+use crate::boot::BootId;
 use crate::durable::sync_directory;
 use crate::event::EventId;
 use crate::journal::LaneKey;

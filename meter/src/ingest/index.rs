@@ -42,9 +42,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::boot::BootId;
 use super::generation::{Generation, Key, MAX_SLOTS, Place, Stamp, Step};
 use super::recovery;
+use crate::boot::BootId;
 use crate::event::{Event, EventId};
 use crate::journal::{AppendError, Journal, Position};
 use crate::ship::{self, ShipError};

@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use super::generation::Step;
 use super::index::Tables;
 use super::*;
+use crate::boot::BootId;
 use crate::event::{Event, EventId, Flags, Kind, Method, View};
 use crate::journal::{Journal, JournalSettings, LaneKey, Position};
 

@@ -6,9 +6,9 @@
 
 use std::fs;
 
+use crate::boot::BootId;
 use crate::clock;
 
-const ID: &str = "/proc/sys/kernel/random/boot_id";
 const STAT: &str = "/proc/stat";
 
 /// A run of the machine.
@@ -24,12 +24,11 @@ impl Boot {
     /// The one this process runs in. Where the kernel does not say, an id that equals no other: a
     /// loss is then suspected too often and never overlooked.
     pub fn current() -> Boot {
-        let id = match fs::read_to_string(ID) {
-            Ok(id) => id.trim().to_owned(),
-            Err(error) => {
-                tracing::warn!(%error, path = ID, "the machine's boot id is unknown");
-                format!("unknown-{}", clock::unix_us())
-            }
+        let id = if let Some(BootId(id)) = BootId::current() {
+            format!("{id:032x}")
+        } else {
+            tracing::warn!("the machine's boot id is unknown");
+            format!("unknown-{}", clock::unix_us())
         };
         let began_us = fs::read_to_string(STAT).ok().as_deref().and_then(began_us);
         Boot { id, began_us: began_us.unwrap_or_else(clock::unix_us) }

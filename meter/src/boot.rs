@@ -1,4 +1,4 @@
-//! Which start of the machine this is: another one means that what was not synced may be gone.
+//! Which start of the machine this is: in another one, what was not synced may be gone.
 
 /// The running system's random name for its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -9,6 +9,11 @@ impl BootId {
     pub fn current() -> Option<BootId> {
         let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
         BootId::parse(&text)
+    }
+
+    /// As much of it as a word holds.
+    pub(crate) fn folded(self) -> u64 {
+        (self.0 >> 64) as u64 ^ self.0 as u64
     }
 
     fn parse(text: &str) -> Option<BootId> {
