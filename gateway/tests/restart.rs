@@ -64,6 +64,7 @@ impl Home {
         let settings = format!(
             "[server]\nlisten = [\"127.0.0.1:0\"]\ntrusted_proxies = [\"127.0.0.1/32\"]\n\
              [admin]\nlisten = \"127.0.0.1:0\"\ntoken_file = \"data/token\"\n\
+             [ingest]\nlisten = \"\"\n\
              [limits]\ndirectory = \"data/state\"\nafter_crash = \"{after_crash}\"\n\
              [journal]\ndirectory = \"data/journal\"\nsegment_bytes = 1048576\n\
              max_bytes = 67108864\n\
