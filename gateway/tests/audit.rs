@@ -15,7 +15,7 @@ use orbit_gateway::storage::Storage;
 use orbit_gateway::telemetry::Metrics;
 use orbit_meter::clickhouse::engine::Engine;
 use orbit_meter::clickhouse::native::ROW_DIGEST;
-use orbit_meter::clickhouse::nodes::{NodeState, Node};
+use orbit_meter::clickhouse::nodes::{Node, NodeState};
 use orbit_meter::clickhouse::{MigrateOptions, Store, testing};
 use serde_json::Value;
 
