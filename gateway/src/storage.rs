@@ -223,7 +223,7 @@ impl Drop for Storage {
 /// Brings the schema of the database in `settings` up to date and returns what was applied, in
 /// order.
 ///
-/// An embedded engine is started for that and stopped again.
+/// An embedded engine that nobody runs is started for that and stopped again.
 pub fn migrate(
     settings: &ClickHouse,
     program: &Path,

@@ -12,8 +12,8 @@ use crate::telemetry;
 Examples:
   orbit migrate --config /etc/orbit/orbit.toml
 
-`orbit gateway` does the same at start. An embedded engine is started for it and stopped again, so
-it must not be running.")]
+`orbit gateway` does the same at start. A running gateway's engine is found by the files in its data
+directory; if none runs, one is started for it and stopped again.")]
 pub(super) struct Migrate {
     #[command(flatten)]
     config: Config,

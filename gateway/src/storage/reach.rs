@@ -27,12 +27,29 @@ impl Reached {
     /// Embedded, that is the engine of whoever runs on the data directory, found by the port it
     /// wrote there. When nobody does, one is started (as `program clickhouse ...`).
     pub async fn open(settings: &ClickHouse, program: &Path) -> Result<Reached, StorageError> {
+        Reached::find(settings, program, false).await
+    }
+
+    /// As [`Reached::open`]; an embedded database that never was is made.
+    pub async fn open_or_make(
+        settings: &ClickHouse,
+        program: &Path,
+    ) -> Result<Reached, StorageError> {
+        Reached::find(settings, program, true).await
+    }
+
+    async fn find(
+        settings: &ClickHouse,
+        program: &Path,
+        make: bool,
+    ) -> Result<Reached, StorageError> {
         if settings.mode == ClickHouseMode::External {
             return Ok(Reached { connection: connection(settings)?, engine: None });
         }
         let wait = async {
             loop {
                 match engine::running(&settings.data).map_err(StorageError::Engine)? {
+                    Running::Never if make => return Ok(None),
                     Running::Never => {
                         return Err(StorageError::Nothing { path: settings.data.clone() });
                     }

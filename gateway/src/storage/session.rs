@@ -1,60 +1,38 @@
-//! The usage database for a command that ends, without anybody watching it.
+//! The usage database for a command that writes to it, with this version's schema.
 
 use std::path::Path;
 
-use orbit_meter::clickhouse::engine::Engine;
-use orbit_meter::clickhouse::{AppliedMigration, ClickHouseSettings, Store};
+use orbit_meter::clickhouse::{AppliedMigration, Store};
 
-use super::{
-    ENGINE_STOP_TIMEOUT, StorageError, client, connection, engine_settings, migrate_options,
-    runtime,
-};
-use crate::settings::{ClickHouse, ClickHouseMode};
+use super::{Reached, StorageError, migrate_options, runtime};
+use crate::settings::ClickHouse;
 
-/// A reachable database with this version's schema. An embedded engine was started for it and dies
-/// with it.
+/// A reachable and migrated database.
 pub struct Session {
-    connection: ClickHouseSettings,
-    engine: Option<Engine>,
+    reached: Reached,
     /// What was applied to bring the schema up to date, in order.
     pub applied: Vec<AppliedMigration>,
 }
 
 impl Session {
-    /// Starts the embedded engine, if it is that, and brings the schema up to date.
+    /// Reaches the database, or starts the embedded engine, and brings the schema up to date.
     pub fn open(settings: &ClickHouse, program: &Path) -> Result<Session, StorageError> {
-        let (connection, engine) = match settings.mode {
-            ClickHouseMode::Embedded => {
-                let engine = Engine::start(&engine_settings(settings), program, &["clickhouse"])
-                    .map_err(StorageError::Engine)?;
-                (engine.settings(), Some(engine))
-            }
-            ClickHouseMode::External => (connection(settings)?, None),
-        };
-        let url = connection.url.clone();
-        let store = client(&connection)?;
         let runtime = runtime().map_err(StorageError::Thread)?;
+        let reached = runtime.block_on(Reached::open_or_make(settings, program))?;
+        let store = reached.store()?;
         let applied = runtime
             .block_on(store.migrate(&migrate_options(settings)))
-            .map_err(|source| StorageError::Migrate { url, source })?;
-        Ok(Session { connection, engine, applied })
+            .map_err(|source| StorageError::Migrate { url: reached.url().to_owned(), source })?;
+        Ok(Session { reached, applied })
     }
 
     /// A client of its own.
     pub fn store(&self) -> Result<Store, StorageError> {
-        client(&self.connection)
+        self.reached.store()
     }
 
-    /// Base URL of the HTTP interface.
-    pub fn url(&self) -> &str {
-        &self.connection.url
-    }
-
-    /// Stops the engine, if there is one.
+    /// Stops the engine that was started for this, if one was. Drop every store first.
     pub fn close(self) -> Result<(), StorageError> {
-        match self.engine {
-            Some(engine) => engine.stop(ENGINE_STOP_TIMEOUT).map_err(StorageError::Engine),
-            None => Ok(()),
-        }
+        self.reached.close()
     }
 }

@@ -1,8 +1,8 @@
 //! `orbit journal replay`: ships what a dead gateway left, exactly once.
 //!
-//! It is a gateway without a proxy: it opens the journal, which locks it, takes over the counts of
-//! refusals beside it, and lets the shipper run until nothing is left. So it may be killed and run
-//! again like one.
+//! It is a gateway without a proxy: it opens the journal, which locks it, settles what lies beside
+//! it (the index of ingested events, the counts of refusals), and lets the shipper run until nothing
+//! is left. So it may be killed and run again like one.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Args;
 use indicatif::{HumanDuration, ProgressBar};
+use orbit_meter::ingest::{IndexSettings, IngestIndex};
 use orbit_meter::journal::{Journal, JournalSettings};
 use orbit_meter::refusals::Refusals;
 use orbit_meter::ship::{ShipSettings, ShipStatus, Shipper, ShipperHandle};
@@ -18,6 +19,7 @@ use orbit_meter::ship::{ShipSettings, ShipStatus, Shipper, ShipperHandle};
 use super::inspect::{look, lost, text};
 use super::progress;
 use crate::cli::{Config, output};
+use crate::clock::Clock;
 use crate::settings::{ClickHouse, ClickHouseMode, Settings};
 use crate::storage::Session;
 use crate::telemetry;
@@ -39,7 +41,8 @@ Examples:
 
 Killed in the middle, it is simply run again. It refuses a journal that a gateway has open. Move a
 journal, or mount its disk, and never replay a copy while the original may still be shipped: both
-would be counted. An embedded engine is started for it and stopped again, so it must not be running.")]
+would be counted. A running gateway's embedded engine is found by the files in its data directory;
+if none runs, one is started for it and stopped again.")]
 pub(in crate::cli) struct Replay {
     /// The journal's directory
     #[arg(long, value_name = "DIR")]
@@ -93,16 +96,14 @@ fn replay(directory: &Path, settings: &Settings) -> anyhow::Result<()> {
         max_lanes: 1,
         ..JournalSettings::new(directory)
     })?;
+    // Before anything is shipped: what the journal holds is certain only until then.
+    let index = IndexSettings::new(settings.ingest.keep());
+    let index = Arc::new(IngestIndex::open(&journal, &index, Clock::start().unix_us())?);
+    let refusals = Refusals::open(Arc::clone(&journal))?;
     let session = Session::open(&settings.clickhouse, &std::env::current_exe()?)?;
-    let ship_settings = ShipSettings {
-        max_rows: settings.ship.max_rows,
-        max_delay: Duration::from_millis(settings.ship.max_delay_ms),
-        ..ShipSettings::default()
-    };
     let (pending, _) = journal.pending();
     let bar = progress(pending, BAR);
-    // Before anything is shipped: what is in the journal already is found there.
-    let refusals = Refusals::open(Arc::clone(&journal))?;
+    let ship_settings = ship_settings(settings, Arc::clone(&index));
     let shipper = Shipper::start(Arc::clone(&journal), session.store()?, ship_settings)?;
     let shipped = drain(&shipper, pending, &bar)
         // There is room for them now.
@@ -110,9 +111,12 @@ fn replay(directory: &Path, settings: &Settings) -> anyhow::Result<()> {
         .and_then(|()| drain(&shipper, pending, &bar));
     let (status, took) = (shipper.status(), bar.elapsed());
     bar.finish_and_clear();
-    shipped.and(shipper.stop(STOP_TIMEOUT).context("shipping did not end"))?;
+    let stopped = shipper.stop(STOP_TIMEOUT).context("shipping did not end");
+    drop(shipper);
+    index.close().context("the index of ingested events")?;
     let losses = journal.losses();
     journal.close();
+    shipped.and(stopped)?;
     session.close()?;
     let ShipStatus { rows, batches, resends, .. } = status;
     output::line(format_args!(
@@ -123,6 +127,15 @@ fn replay(directory: &Path, settings: &Settings) -> anyhow::Result<()> {
     ));
     losses.iter().map(lost).for_each(output::line);
     Ok(())
+}
+
+fn ship_settings(settings: &Settings, index: Arc<IngestIndex>) -> ShipSettings {
+    ShipSettings {
+        max_rows: settings.ship.max_rows,
+        max_delay: Duration::from_millis(settings.ship.max_delay_ms),
+        before_forget: Some(Arc::new(move || index.sync())),
+        ..ShipSettings::default()
+    }
 }
 
 /// Waits for as long as it takes, and says what it waits for.
