@@ -267,11 +267,12 @@ impl Stage {
         // A count of refusals becomes an event only when its second is over.
         let mut quiet = 0;
         loop {
+            self.engine.keep_running()?;
             let backlog = self.backlog().await?;
             watch(backlog.events);
             quiet = if backlog.events == 0 { quiet + 1 } else { 0 };
             if quiet >= QUIET {
-                return Ok(());
+                return self.engine_answers().await;
             }
             patience(&mut self.gateway, &clock, "ship its journal", limit).await?;
             tokio::time::sleep(Duration::from_millis(500)).await;
@@ -350,7 +351,8 @@ async fn answers(
     }
 }
 
-/// A pause, unless waiting any longer makes no sense.
+/// A pause, unless waiting any longer makes no sense. A server that aborted as it may is started
+/// again.
 async fn patience(
     daemon: &mut Daemon,
     clock: &Clock,
@@ -358,8 +360,12 @@ async fn patience(
     limit: Duration,
 ) -> Result<(), StageError> {
     let name = daemon.name();
-    if !daemon.is_running() {
-        return Err(StageError::NotRunning { name, said: daemon.last_words() });
+    if !daemon.keep_running()? {
+        let said = daemon.ended_alone().last().cloned();
+        return Err(StageError::NotRunning {
+            name,
+            said: said.unwrap_or_else(|| daemon.last_words()),
+        });
     }
     if Duration::from_nanos(clock.now_ns()) >= limit {
         return Err(StageError::Slow { name, what, limit });

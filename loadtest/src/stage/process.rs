@@ -34,6 +34,8 @@ pub struct Daemon {
     kills: u32,
     may_abort: bool,
     aborts: u32,
+    /// It ended by an abort it is allowed, and was not started since.
+    aborted: bool,
     ended_alone: Vec<String>,
 }
 
@@ -58,6 +60,7 @@ impl Daemon {
             kills: 0,
             may_abort: false,
             aborts: 0,
+            aborted: false,
             ended_alone: Vec::new(),
         }
     }
@@ -93,7 +96,16 @@ impl Daemon {
             .map_err(|source| StageError::Spawn { name: self.name, source })?;
         self.child = Some(child);
         self.starts += 1;
+        self.aborted = false;
         Ok(())
+    }
+
+    /// Whether it runs; one that aborted as it is allowed to is started again.
+    pub fn keep_running(&mut self) -> Result<bool, StageError> {
+        if !self.is_running() && self.aborted {
+            self.start()?;
+        }
+        Ok(self.is_running())
     }
 
     /// Sets a variable of the environment it is started with next.
@@ -117,6 +129,7 @@ impl Daemon {
                 let how = match ended {
                     Ok(Some(status)) if self.may_abort && status.signal() == Some(ABORTED) => {
                         self.aborts += 1;
+                        self.aborted = true;
                         return false;
                     }
                     Ok(Some(status)) => status.to_string(),

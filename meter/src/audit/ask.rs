@@ -37,6 +37,7 @@ query!(RANGES, "ranges", "ranges");
 query!(PLANS, "plans", "plans");
 query!(SEQUENCES, "sequences", "sequences");
 query!(INGESTED, "ingested events", "ingested");
+query!(INGESTED_COUNT, "ingested events", "ingested_count");
 query!(OPEN_PARTS, "parts of long requests", "open_parts");
 query!(PROJECTION, "projection", "projection");
 query!(LOSSES, "losses", "losses");
@@ -57,6 +58,7 @@ pub(super) struct Asker<'a> {
     parameters: Vec<(&'static str, String)>,
     settings: Vec<(&'static str, String)>,
     timeout: Duration,
+    max_memory_bytes: u64,
     known: Known,
 }
 
@@ -112,6 +114,7 @@ impl<'a> Asker<'a> {
                 ("output_format_json_quote_64bit_integers", "0".to_owned()),
             ],
             timeout: limits.timeout,
+            max_memory_bytes: limits.max_memory_bytes,
             known: Known { now_us: 0, horizon_us: 0, settled_us: 0 },
         };
         asker.known = asker.one(FACTS, &[]).await?;
@@ -125,6 +128,11 @@ impl<'a> Asker<'a> {
     /// The server's time when the audit began.
     pub(super) fn now_us(&self) -> i64 {
         self.known.now_us
+    }
+
+    /// Memory that one query may take.
+    pub(super) fn max_memory_bytes(&self) -> u64 {
+        self.max_memory_bytes
     }
 
     /// The first time whose events have all been kept; 0 when all ever were.
