@@ -26,6 +26,7 @@ fn call(key: &ApiKey, now: u64) -> Call<'_> {
         client: IpAddr::V4(Ipv4Addr::LOCALHOST),
         header: &|_| None,
         now: Nanos(now),
+        unix_us: now.cast_signed() / 1_000,
     }
 }
 

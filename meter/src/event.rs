@@ -141,6 +141,12 @@ impl Flags {
     pub const PART: Flags = Flags(8);
     /// Counted while it went on; what flowed afterwards is in rows marked as parts.
     pub const OPEN: Flags = Flags(16);
+    /// A further meter of what another row counts: a quantity, but no request and no bytes.
+    pub const MEASURED: Flags = Flags(32);
+    /// A member of a meter that counts distinct ones, as it was first seen in a period: no request
+    /// and no bytes. The row's request id is made of the member, so how many different ids there
+    /// are is the count, whoever has seen them and however often.
+    pub const MEMBER: Flags = Flags(64);
 
     /// The flags with these bits.
     pub const fn from_bits(bits: u8) -> Flags {

@@ -39,6 +39,8 @@ pub struct Call<'a> {
     pub header: &'a dyn Fn(&str) -> Option<&'a [u8]>,
     /// The one reading of the clock for this request.
     pub now: Nanos,
+    /// The same instant as unix microseconds: calendar windows depend on it.
+    pub unix_us: i64,
 }
 
 /// The answer to a [`Call`].

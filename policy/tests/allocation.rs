@@ -84,6 +84,7 @@ fn deciding_allocates_nothing() {
         client: IpAddr::V4(Ipv4Addr::LOCALHOST),
         header: &|name| (name == "x-user").then_some(b"someone"),
         now: Nanos(now),
+        unix_us: now.cast_signed() / 1_000,
     };
     // The first request of a client or user makes its entry.
     drop(policy.decide(&call(0)));

@@ -55,6 +55,7 @@ impl Process {
             client: IpAddr::V4(Ipv4Addr::new(10, 0, 0, client)),
             header: &|_| None,
             now: self.clock.now(),
+            unix_us: self.clock.unix_us(),
         };
         let granted = |_: &usize| matches!(self.policy.decide(&call()), Decision::Admit(_));
         (0..count).filter(granted).count()

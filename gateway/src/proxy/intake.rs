@@ -44,6 +44,7 @@ pub fn take_in(edge: &Edge, session: &Session, ctx: &mut Exchange) -> Intake {
         client: ctx.client_ip(edge, session),
         header: &|name| header.headers.get(name).map(http::HeaderValue::as_bytes),
         now: ctx.started.mono,
+        unix_us: ctx.started.unix_us,
     };
     match edge.policy.decide(&call) {
         Decision::Admit(admission) => {

@@ -47,6 +47,7 @@ impl Ask {
             client: self.client,
             header: if self.user.is_some() { &|_| Some(b"someone") } else { &|_| None },
             now: Nanos(self.now),
+            unix_us: self.now.cast_signed() / 1_000,
         }
     }
 }

@@ -81,6 +81,7 @@ fn granted(policy: &Policy, now: u64, client: u8, dear: bool) -> bool {
         client: IpAddr::V4(Ipv4Addr::new(10, 0, 0, client)),
         header: &|_| None,
         now: Nanos(now),
+        unix_us: now.cast_signed() / 1_000,
     });
     matches!(decision, Decision::Admit(_))
 }
