@@ -4,7 +4,7 @@
 
 use criterion::{Criterion, SamplingMode, criterion_group, criterion_main};
 use orbit_benches::{catalogue, settings};
-use orbit_policy::{Nanos, Policy, check};
+use orbit_policy::{Policy, Reading, check};
 
 #[global_allocator]
 static ALLOCATOR: jemallocator::Jemalloc = jemallocator::Jemalloc;
@@ -22,7 +22,7 @@ fn load(c: &mut Criterion) {
     let (sources, _) = catalogue(TENANTS, KEYS_EACH, 0);
     let text: usize = sources.iter().map(|source| source.text.len()).sum();
     let before = allocated();
-    let policy = Policy::new(&sources, &settings()).expect("valid");
+    let policy = Policy::new(&sources, &settings(), 0).expect("valid");
     let bytes = allocated() - before;
     let keys = TENANTS * KEYS_EACH;
     println!(
@@ -33,9 +33,9 @@ fn load(c: &mut Criterion) {
     );
     let mut group = c.benchmark_group("catalogue of 100 000 tenants, 300 000 keys");
     group.sample_size(10).sampling_mode(SamplingMode::Flat);
-    group.bench_function("check", |b| b.iter(|| check(&sources).expect("valid")));
+    group.bench_function("check", |b| b.iter(|| check(&sources, 0).expect("valid")));
     group.bench_function("apply over itself", |b| {
-        b.iter(|| policy.apply(&sources, || Nanos(0)).expect("valid"));
+        b.iter(|| policy.apply(&sources, Reading::default).expect("valid"));
     });
     group.finish();
 }

@@ -130,7 +130,7 @@ fn many_tenants(c: &mut Criterion) {
     let mut group = c.benchmark_group("decide by catalogue size");
     for tenants in [1_000, 1_000_000] {
         let (sources, keys) = catalogue(tenants, 1, 1_000);
-        let policy = Policy::new(&sources, &settings()).expect("valid");
+        let policy = Policy::new(&sources, &settings(), 0).expect("valid");
         drop(sources);
         let mut now = 0;
         let mut turn = keys.iter().cycle();

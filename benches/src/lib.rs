@@ -53,7 +53,7 @@ pub fn chain(levels: usize) -> (Policy, ApiKey) {
     )
     .expect("writing to a string");
     let sources = [Source { file: "bench.toml".into(), text }];
-    (Policy::new(&sources, &settings()).expect("valid"), key)
+    (Policy::new(&sources, &settings(), 0).expect("valid"), key)
 }
 
 /// Documents of `tenants` tenants in holdings of a hundred, with `keys_each` keys for each, and

@@ -5,6 +5,7 @@
 //! the bearer token, that every error is an RFC 9457 problem, and that connections, bodies and
 //! times are bounded.
 
+mod entitlements;
 mod policy;
 mod readiness;
 mod state;
@@ -24,6 +25,7 @@ use axum::{Json, Router};
 
 use crate::api::{self, Guard, HttpServer, Problem, Serving};
 pub use crate::api::{Token, TokenError};
+pub(crate) use entitlements::entitlements_json;
 pub use readiness::{Check, Readiness};
 pub use state::{AdminState, policy_check};
 

@@ -10,19 +10,11 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use orbit_policy::Nanos;
+pub use orbit_policy::Reading;
 pub use stamp::Stamp;
 
 /// How old the offset between the two clocks may become.
 const RENEW_NS: u64 = 1_000_000_000;
-
-/// One reading of both clocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reading {
-    /// Monotonic, for limits and durations.
-    pub mono: Nanos,
-    /// Wall time in unix microseconds, for events.
-    pub unix_us: i64,
-}
 
 /// The clock of this process.
 #[derive(Debug)]

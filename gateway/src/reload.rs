@@ -1,11 +1,13 @@
 //! The one path by which policy documents come into force: read -> validate -> swap.
 //!
-//! Owns the thread that does it, whoever asked: a change on disk, SIGHUP, or an operator's `apply`.
+//! Owns the thread that does it, whoever asked: a change on disk, SIGHUP, an operator's `apply`, or
+//! the instant at which the documents in force say something else (the very same documents then).
 //! Guarantees (P4) that bad documents change nothing and say why: in the log, in a metric and in
 //! [`Status`], while the policy in force goes on. Documents that read the same as those in force
 //! are not a new version. Triggers that come while a reload runs are answered by one more, not by
 //! many.
 
+mod schedule;
 mod sources;
 mod watch;
 
@@ -22,6 +24,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch as latest};
 
 use crate::background;
 use crate::clock::Clock;
+use schedule::Schedule;
 pub use sources::{Fingerprint, read};
 
 #[cfg(test)]
@@ -47,6 +50,8 @@ pub enum Cause {
     Hangup,
     /// An operator's call.
     Apply,
+    /// The documents in force name this instant.
+    Schedule,
 }
 
 impl Cause {
@@ -57,6 +62,7 @@ impl Cause {
             Cause::Watch => "watch",
             Cause::Hangup => "sighup",
             Cause::Apply => "apply",
+            Cause::Schedule => "schedule",
         }
     }
 }
@@ -94,6 +100,8 @@ pub struct Status {
     pub summary: Summary,
     /// When the version in force was loaded, unix microseconds.
     pub loaded_at_us: i64,
+    /// When the documents in force say something else, unix microseconds.
+    pub next_change_us: Option<i64>,
     /// When the last attempt ended, unix microseconds.
     pub attempted_at_us: i64,
     /// Who asked for the last attempt.
@@ -109,21 +117,30 @@ pub fn start_policy(
     paths: &[PathBuf],
     settings: &PolicySettings,
     clock: &Clock,
-) -> Result<(Arc<Policy>, Status), Diagnostics> {
+) -> Result<(Arc<Policy>, Loaded), Diagnostics> {
     let sources = read(paths).map_err(Diagnostics)?;
-    let policy = Policy::new(&sources, settings)?;
     let now_us = clock.unix_us();
-    let [tenants, keys, plans, apps, routes] = policy.load().counts();
+    let policy = Policy::new(&sources, settings, now_us)?;
+    let snapshot = policy.load();
+    schedule::log_history(&snapshot);
     let status = Status {
-        version: policy.load().version(),
+        version: snapshot.version(),
         fingerprint: Fingerprint::of(&sources),
-        summary: Summary { tenants, keys, plans, apps, routes },
+        summary: Summary::of(&snapshot),
         loaded_at_us: now_us,
+        next_change_us: snapshot.next_change_us(),
         attempted_at_us: now_us,
         cause: Cause::Start,
         outcome: Outcome::Applied,
     };
-    Ok((Arc::new(policy), status))
+    let schedule = Schedule::of(&snapshot, sources);
+    Ok((Arc::new(policy), Loaded { status, schedule }))
+}
+
+/// What was loaded for the first time, for the [`Reloader`] to go on from.
+pub struct Loaded {
+    status: Status,
+    schedule: Schedule,
 }
 
 /// A handle to ask for reloads and see how they went. Cheap to clone.
@@ -187,12 +204,13 @@ impl Reloader {
     /// (the system's limit on watches, say) is logged and the other triggers still work.
     pub fn start(
         policy: Arc<Policy>,
-        started: Status,
+        loaded: Loaded,
         paths: Vec<PathBuf>,
         watched: bool,
         clock: Arc<Clock>,
     ) -> io::Result<Reloader> {
         describe_metrics();
+        let Loaded { status: started, schedule } = loaded;
         observe(&started);
         let (calls, called) = mpsc::channel(WAITING_CALLS);
         let (stop, stopped) = oneshot::channel();
@@ -205,7 +223,7 @@ impl Reloader {
         };
         let changed = Arc::new(Notify::new());
         let watch = watched.then(|| watch::Watch::new(&paths, Arc::clone(&changed)));
-        let worker = Worker { policy, status, paths, clock, watch };
+        let worker = Worker { policy, status, paths, clock, watch, schedule };
         let thread = std::thread::Builder::new().name("reload".to_owned()).spawn(move || {
             background::yield_to_traffic();
             runtime.block_on(worker.run(called, changed, hangups, stopped));
@@ -237,6 +255,7 @@ struct Worker {
     paths: Vec<PathBuf>,
     clock: Arc<Clock>,
     watch: Option<watch::Watch>,
+    schedule: Schedule,
 }
 
 impl Worker {
@@ -266,6 +285,7 @@ impl Worker {
                     settle(&changed).await;
                     Cause::Watch
                 }
+                () = self.schedule.due(&self.clock) => Cause::Schedule,
             };
             // Every call that is here by now is answered by a reload that starts after it.
             while let Ok(call) = called.try_recv() {
@@ -283,13 +303,17 @@ impl Worker {
     }
 
     /// Reads, validates and swaps; never fails, says what happened.
-    fn reload(&self, cause: Cause) -> Arc<Status> {
+    fn reload(&mut self, cause: Cause) -> Arc<Status> {
         let began = self.clock.now();
         let mut status = Status::clone(&self.status.borrow());
         status.cause = cause;
-        status.outcome = match read(&self.paths) {
+        let sources = match cause {
+            Cause::Schedule => Ok(self.schedule.sources()),
+            Cause::Start | Cause::Watch | Cause::Hangup | Cause::Apply => read(&self.paths),
+        };
+        status.outcome = match sources {
             Err(diagnostics) => Outcome::Refused(Arc::new(diagnostics)),
-            Ok(sources) => self.judge(&sources, &mut status),
+            Ok(sources) => self.judge(sources, &mut status),
         };
         status.attempted_at_us = self.clock.unix_us();
         if matches!(status.outcome, Outcome::Applied) {
@@ -306,16 +330,21 @@ impl Worker {
     }
 
     /// Applies documents that differ from those in force, and notes what is in force then.
-    fn judge(&self, sources: &[Source], status: &mut Status) -> Outcome {
-        let fingerprint = Fingerprint::of(sources);
-        if fingerprint == status.fingerprint {
+    fn judge(&mut self, sources: Vec<Source>, status: &mut Status) -> Outcome {
+        let fingerprint = Fingerprint::of(&sources);
+        if status.cause != Cause::Schedule && fingerprint == status.fingerprint {
             return Outcome::Unchanged;
         }
-        match self.policy.apply(sources, || self.clock.now()) {
+        let before = self.policy.load();
+        match self.policy.apply(&sources, || self.clock.read()) {
             Ok(Applied { version, summary }) => {
+                let snapshot = self.policy.load();
+                schedule::log_effect(&before, &snapshot);
+                self.schedule.follow(&snapshot, sources);
                 status.version = version;
                 status.summary = summary;
                 status.fingerprint = fingerprint;
+                status.next_change_us = snapshot.next_change_us();
                 Outcome::Applied
             }
             Err(Diagnostics(diagnostics)) => Outcome::Refused(Arc::new(diagnostics)),

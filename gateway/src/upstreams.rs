@@ -168,7 +168,7 @@ mod tests {
             peers = [{ address = \"127.0.0.1:1\" }]\n";
         let source = Source { file: "t.toml".into(), text: text.into() };
         let settings = PolicySettings { max_dynamic_keys: 1, hash_key: [0; 16] };
-        let policy = Policy::new(&[source], &settings).expect("a valid document");
+        let policy = Policy::new(&[source], &settings, 0).expect("a valid document");
         let pools = Pools::default().of(&policy.load());
         let alpn = |pool: &Pool| pool.pick().and_then(|peer| peer.get_alpn().cloned());
         assert_eq!(alpn(&pools[0]), Some(ALPN::H1));

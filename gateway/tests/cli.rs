@@ -111,7 +111,7 @@ fn a_new_key_is_shown_once_and_its_lines_make_it_known() {
     let sources = [("a.toml", document), ("b.toml", table)]
         .map(|(file, text)| Source { file: file.to_owned(), text: text.to_owned() });
     let settings = orbit_policy::PolicySettings { max_dynamic_keys: 10, hash_key: [0; 16] };
-    let policy = orbit_policy::Policy::new(&sources, &settings).expect("valid");
+    let policy = orbit_policy::Policy::new(&sources, &settings, 0).expect("valid");
     assert!(policy.load().identify(Some(key.as_bytes())).is_ok());
 
     let again = orbit(&["key", "new", "--env", "test", "--tenant", "acme"]);

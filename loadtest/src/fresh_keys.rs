@@ -122,7 +122,7 @@ mod tests {
         let policy = text(&below_the_crate("policy/load.toml"));
         let sources = [("load.toml", &policy), ("load-keys.toml", &text(&made.document))]
             .map(|(file, text)| Source { file: file.to_owned(), text: text.clone() });
-        if let Err(mistakes) = orbit_policy::check(&sources) {
+        if let Err(mistakes) = orbit_policy::check(&sources, 0) {
             panic!("{mistakes}");
         }
 

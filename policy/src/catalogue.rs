@@ -1,11 +1,14 @@
 //! Documents to a snapshot: every reference resolved, every mistake found, state carried over.
 
 mod edges;
+mod entitle;
 mod index;
 mod keys;
 mod limits;
 mod products;
 mod tenants;
+mod timeline;
+mod versions;
 
 use std::sync::Arc;
 
@@ -18,11 +21,13 @@ use crate::snapshot::Snapshot;
 use index::Broken;
 use limits::Limits;
 
-/// Builds the snapshot of `sources`, or says everything that is wrong with them.
+/// Builds the snapshot of `sources` for the instant `at_us` (unix microseconds), or says everything
+/// that is wrong with them.
 ///
 /// Bucket state is taken over from `previous` by tenant (or key) and limit name.
 pub(crate) fn build(
     sources: &[Source],
+    at_us: i64,
     previous: Option<&Snapshot>,
     dynamic: &Arc<DynamicBuckets>,
 ) -> Result<Snapshot, Diagnostics> {
@@ -35,6 +40,7 @@ pub(crate) fn build(
         &documents.apps,
         &documents.plans,
         &documents.addons,
+        at_us,
         &broken,
         &mut findings,
     );
@@ -44,7 +50,8 @@ pub(crate) fn build(
     let plan_limits = limits.of_plans(&documents.plans, &mut findings);
     let tenants = tenants::build(
         &documents.tenants,
-        &products,
+        &documents.changes,
+        at_us,
         &plan_limits,
         &mut limits,
         &broken,
@@ -55,6 +62,9 @@ pub(crate) fn build(
         return Err(findings.resolve(sources));
     }
     let Limits { labels, scopes, inherited, .. } = limits;
+    let mut changes = tenants.changes;
+    changes.extend(products.plan_ids.beginnings(&documents.plans));
+    changes.sort_by(|a, b| (a.at_us, &a.tenant).cmp(&(b.at_us, &b.tenant)));
     Ok(Snapshot {
         version: previous.map_or(1, |previous| previous.version + 1),
         keys: keys.entries,
@@ -67,7 +77,11 @@ pub(crate) fn build(
         policy_fields: tenants.policy_fields.into_items(),
         route_table: routes.table,
         routes: routes.routes,
+        at_us,
+        changes,
         plans: products.plans,
+        addons: products.addons,
+        features: products.features.into_items(),
         apps: products.apps,
         upstreams: upstreams.upstreams,
         dynamic: Arc::clone(dynamic),

@@ -14,8 +14,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::snapshot::{
-    COMPOSED, Caller, Level, NoRoute, NotIdentified, Route, RouteIndex, Slot, Snapshot, Status,
-    Tenant,
+    COMPOSED, Caller, Entitlements, GrantedBy, Level, Missing, NoRoute, NotIdentified, Route,
+    RouteIndex, Slot, Snapshot, Status, Tenant,
 };
 use crate::time::Nanos;
 use chain::{Chain, Walk};
@@ -97,6 +97,14 @@ pub enum Reason {
     Unpaid,
     /// 403: neither plan nor add-ons grant the app.
     NotEntitled,
+    /// 403: plan or add-ons grant the app, and it is not activated.
+    AppNotActivated,
+    /// 403: the app is activated beyond the plan's number of apps.
+    AppLimitExceeded,
+    /// 403: the route needs a higher API tier than the plan has.
+    ApiTierTooLow,
+    /// 403: the route needs a feature that neither plan nor add-ons have.
+    FeatureNotIncluded,
     /// 429.
     Limited(Limited),
 }
@@ -181,15 +189,20 @@ impl Snapshot {
         call: &Call<'_>,
     ) -> Option<Decision> {
         let tenant = &self.tenants[caller.tenant as usize];
-        let rule = &self.routes[route.0 as usize];
         let deny = |reason| Some(self.deny(Some(caller), Some(route), reason));
         match tenant.status {
             Status::Active => {}
             Status::Suspended => return deny(Reason::Suspended),
             Status::Unpaid => return deny(Reason::Unpaid),
         }
-        if !tenant.apps.contains(rule.app) {
-            return deny(Reason::NotEntitled);
+        if !tenant.rights.routes.contains(route.0) {
+            return deny(match tenant.rights.missing(self, route) {
+                Missing::Grant => Reason::NotEntitled,
+                Missing::Activation => Reason::AppNotActivated,
+                Missing::Room => Reason::AppLimitExceeded,
+                Missing::Tier => Reason::ApiTierTooLow,
+                Missing::Feature => Reason::FeatureNotIncluded,
+            });
         }
         let chain = Chain::new(self, caller, route, call);
         match chain.walk() {
@@ -337,9 +350,34 @@ impl Denial {
         self.route().map(|route| &*self.snapshot.apps[route.app as usize].id)
     }
 
-    /// The plans and add-ons that would grant the app, as a list for people.
-    pub fn granted_by(&self) -> Option<&str> {
-        self.route().map(|route| &*self.snapshot.apps[route.app as usize].granted_by)
+    /// The plans and add-ons that would lift the refusal, where a tenant is not entitled.
+    pub fn granted_by(&self) -> GrantedBy<'_> {
+        let (Some(tenant), Some(route)) = (self.tenant(), self.route) else {
+            return GrantedBy::default();
+        };
+        match self.reason {
+            Reason::NotEntitled => self.snapshot.grant_app(route),
+            Reason::AppLimitExceeded => self.snapshot.grant_room(&tenant.rights, route),
+            Reason::ApiTierTooLow => self.snapshot.grant_tier(route),
+            Reason::FeatureNotIncluded => self.snapshot.grant_feature(route),
+            Reason::NotIdentified(_)
+            | Reason::NoRoute(_)
+            | Reason::Suspended
+            | Reason::Unpaid
+            | Reason::AppNotActivated
+            | Reason::Limited(_) => GrantedBy::default(),
+        }
+    }
+
+    /// What the tenant is entitled to, where it is known.
+    pub fn entitlements(&self) -> Option<Entitlements<'_>> {
+        self.tenant().map(|tenant| self.snapshot.entitlements_of(tenant))
+    }
+
+    /// The feature that the route needs.
+    pub fn feature(&self) -> Option<&str> {
+        let feature = self.route()?.feature?;
+        Some(&self.snapshot.features[feature as usize])
     }
 
     /// The limit that holds longest, if limits refused.

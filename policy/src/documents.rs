@@ -1,15 +1,17 @@
 //! The operators' documents as they stand: typed, located, not yet checked against each other.
 //!
 //! Any `.toml` file may hold any of the kinds, each an array of tables: `[[plan]]`, `[[addon]]`,
-//! `[[app]]`, `[[route]]`, `[[upstream]]`, `[[tenant]]`, `[[key]]`. A mistake in one table never
-//! hides a mistake in another.
+//! `[[app]]`, `[[route]]`, `[[upstream]]`, `[[tenant]]`, `[[change]]`, `[[key]]`. A mistake in one
+//! table never hides a mistake in another.
 
+mod contract;
 mod fields;
 mod kinds;
 mod limit;
 mod tree;
 
 use crate::diagnostics::{Findings, Place};
+pub(crate) use contract::{ChangeAt, ChangeDoc, Overrides};
 use fields::{Fields, Scope};
 pub(crate) use fields::{Located, Text};
 pub(crate) use kinds::{
@@ -36,12 +38,13 @@ pub(crate) struct Documents<'i> {
     pub(crate) routes: Vec<RouteDoc<'i>>,
     pub(crate) upstreams: Vec<UpstreamDoc<'i>>,
     pub(crate) tenants: Vec<TenantDoc<'i>>,
+    pub(crate) changes: Vec<ChangeDoc<'i>>,
     pub(crate) keys: Vec<KeyDoc<'i>>,
     /// Tables with a finding of their own, by kind and id: references to them are not at fault.
     pub(crate) broken: Vec<(&'static str, Text<'i>)>,
 }
 
-const KINDS: &str = "plan, addon, app, route, upstream, tenant, key";
+const KINDS: &str = "plan, addon, app, route, upstream, tenant, change, key";
 
 /// Reads every source; mistakes go to `findings`, what could be read is returned.
 pub(crate) fn read<'i>(sources: &'i [Source], findings: &mut Findings) -> Documents<'i> {
@@ -86,6 +89,7 @@ impl<'i> Documents<'i> {
             "route" => ("route", true),
             "upstream" => ("upstream", true),
             "tenant" => ("tenant", true),
+            "change" => ("change", true),
             "key" => ("key", true),
             _ => ("", false),
         };
@@ -114,6 +118,7 @@ impl<'i> Documents<'i> {
                 "route" => keep(&mut self.routes, RouteDoc::read(fields)),
                 "upstream" => keep(&mut self.upstreams, UpstreamDoc::read(fields)),
                 "tenant" => keep(&mut self.tenants, TenantDoc::read(fields)),
+                "change" => keep(&mut self.changes, ChangeDoc::read(fields)),
                 _ => keep(&mut self.keys, KeyDoc::read(fields)),
             };
             if !whole {

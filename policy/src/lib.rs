@@ -13,6 +13,7 @@
 
 pub mod bucket;
 mod catalogue;
+mod dates;
 pub mod decide;
 pub mod diagnostics;
 pub mod documents;
@@ -20,6 +21,7 @@ pub mod dynamic;
 pub mod gauge;
 pub mod keys;
 mod policy;
+pub mod price;
 pub mod snapshot;
 mod sync;
 pub mod time;
@@ -33,4 +35,4 @@ pub use policy::{
     Applied, Held, Owner, Policy, PolicySettings, Record, Restored, Spent, Summary, check,
 };
 pub use snapshot::Snapshot;
-pub use time::Nanos;
+pub use time::{Nanos, Reading};

@@ -12,7 +12,7 @@ use crate::diagnostics::Diagnostics;
 use crate::documents::Source;
 use crate::dynamic::DynamicBuckets;
 use crate::snapshot::{Equipment, Snapshot};
-use crate::time::Nanos;
+use crate::time::{Nanos, Reading};
 pub use carry::{Held, Owner, Record, Restored, Spent};
 
 /// What is fixed for the life of the process.
@@ -62,23 +62,30 @@ pub struct Summary {
 }
 
 impl Summary {
-    fn of(snapshot: &Snapshot) -> Summary {
+    /// Of what a snapshot holds.
+    pub fn of(snapshot: &Snapshot) -> Summary {
         let [tenants, keys, plans, apps, routes] = snapshot.counts();
         Summary { tenants, keys, plans, apps, routes }
     }
 }
 
-/// Validates documents as [`Policy::apply`] would, and changes nothing.
-pub fn check(sources: &[Source]) -> Result<Summary, Diagnostics> {
+/// Validates documents as [`Policy::apply`] would at `at_us` (unix microseconds), and changes
+/// nothing. What resolves at one instant does so at any other.
+pub fn check(sources: &[Source], at_us: i64) -> Result<Snapshot, Diagnostics> {
     let dynamic = Arc::new(DynamicBuckets::new(0, [0; 16]));
-    catalogue::build(sources, None, &dynamic).map(|snapshot| Summary::of(&snapshot))
+    catalogue::build(sources, at_us, None, &dynamic)
 }
 
 impl Policy {
-    /// The first policy of a process; every bucket starts full until [`restore`](Self::restore).
-    pub fn new(sources: &[Source], settings: &PolicySettings) -> Result<Policy, Diagnostics> {
+    /// The first policy of a process, as of `at_us` (unix microseconds); every bucket starts full
+    /// until [`restore`](Self::restore).
+    pub fn new(
+        sources: &[Source],
+        settings: &PolicySettings,
+        at_us: i64,
+    ) -> Result<Policy, Diagnostics> {
         let dynamic = DynamicBuckets::new(settings.max_dynamic_keys, settings.hash_key);
-        let snapshot = catalogue::build(sources, None, &Arc::new(dynamic))?;
+        let snapshot = catalogue::build(sources, at_us, None, &Arc::new(dynamic))?;
         Ok(Policy {
             current: ArcSwap::from_pointee(snapshot),
             applying: Mutex::new(()),
@@ -111,16 +118,16 @@ impl Policy {
     /// known by its tenant (or key) and its name; a limit that appears where another one
     /// disappears takes over what that one had spent.
     ///
-    /// `now` is asked once the documents are in force: building them takes time in which
-    /// requests went on.
+    /// `now` is asked twice: for the instant the documents are resolved for, and once they are in
+    /// force, since building them takes time in which requests went on.
     pub fn apply(
         &self,
         sources: &[Source],
-        now: impl FnOnce() -> Nanos,
+        now: impl Fn() -> Reading,
     ) -> Result<Applied, Diagnostics> {
         let _turn = self.applying.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let before = self.current.load_full();
-        let next = catalogue::build(sources, Some(&before), &before.dynamic)?;
+        let next = catalogue::build(sources, now().unix_us, Some(&before), &before.dynamic)?;
         let applied = Applied { version: next.version, summary: Summary::of(&next) };
         if let Some(equip) = self.equip.get() {
             next.equipment.get_or_init(|| equip(&next));
@@ -128,7 +135,7 @@ impl Policy {
         let next = Arc::new(next);
         let _turn = self.handing_over.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         self.current.store(Arc::clone(&next));
-        let now = now();
+        let now = now().mono;
         for bucket in &next.inherited {
             bucket.settle(now);
         }

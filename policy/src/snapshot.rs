@@ -4,6 +4,7 @@
 //! by one look-up, a tenant holds the whole chain of its limits from its own up to its
 //! holding's and its plan's. Bucket state is shared with the snapshots before and after.
 
+mod rights;
 mod routes;
 
 use std::any::Any;
@@ -11,6 +12,8 @@ use std::sync::{Arc, OnceLock};
 
 use hashbrown::HashTable;
 
+pub(crate) use rights::{Missing, Rights};
+pub use rights::{Activated, Addon, Change, Entitlements, Figures, GrantedBy};
 pub use routes::{NoRoute, RouteIndex};
 pub(crate) use routes::{RouteTable, RouteTableBuilder};
 
@@ -19,6 +22,7 @@ use crate::documents::Each;
 use crate::dynamic::DynamicBuckets;
 use crate::gauge::Gauge;
 use crate::keys::{KeyId, Presented, SecretHash};
+use crate::price::Price;
 use crate::time::Nanos;
 
 /// Where in the tree a limit stands. From the narrowest to the widest.
@@ -59,7 +63,7 @@ impl Level {
 }
 
 /// Whether a tenant is served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Status {
     /// Served.
     Active,
@@ -67,6 +71,17 @@ pub enum Status {
     Unpaid,
     /// Not served: 403.
     Suspended,
+}
+
+impl Status {
+    /// The name in documents and answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Active => "active",
+            Status::Unpaid => "unpaid",
+            Status::Suspended => "suspended",
+        }
+    }
 }
 
 /// When support answers.
@@ -80,8 +95,19 @@ pub enum SupportLevel {
     Enterprise,
 }
 
+impl SupportLevel {
+    /// The name in documents and answers: hours a day, days a week.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SupportLevel::Basic => "8/5",
+            SupportLevel::Premium => "12/7",
+            SupportLevel::Enterprise => "24/7",
+        }
+    }
+}
+
 /// Which part of the APIs a plan opens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ApiTier {
     /// Basic APIs.
     Basic,
@@ -91,11 +117,28 @@ pub enum ApiTier {
     Premium,
 }
 
-/// A plan as sold.
+impl ApiTier {
+    /// The name in documents and answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ApiTier::Basic => "basic",
+            ApiTier::Complete => "complete",
+            ApiTier::Premium => "premium",
+        }
+    }
+}
+
+/// A version of a plan as sold.
 #[derive(Debug)]
 pub struct Plan {
-    /// Its id.
+    /// Its id, the same for all versions.
     pub id: Box<str>,
+    /// Which version of it.
+    pub version: u32,
+    /// Whether it is what somebody would get who came onto the plan now.
+    pub is_offered: bool,
+    /// What it costs, where that is said.
+    pub price: Option<Price>,
     /// Its name for people.
     pub title: Box<str>,
     /// Active users; `None`: unlimited.
@@ -108,6 +151,8 @@ pub struct Plan {
     pub support: SupportLevel,
     /// API tier.
     pub api_tier: ApiTier,
+    pub(crate) apps: BitSet,
+    pub(crate) features: BitSet,
 }
 
 /// An app: what a tenant is entitled to or not.
@@ -119,8 +164,6 @@ pub struct App {
     pub title: Box<str>,
     /// The request header that names the end user, lower case.
     pub end_user_header: Option<Box<str>>,
-    /// The plans and add-ons that grant it, for the refusal that says so.
-    pub granted_by: Box<str>,
 }
 
 /// A route: which app and upstream a request belongs to, and what it costs.
@@ -136,6 +179,10 @@ pub struct Route {
     pub meter: Box<str>,
     /// Tokens and metered quantity of one request.
     pub cost: u32,
+    /// The least API tier that may use it.
+    pub tier: ApiTier,
+    /// Index of the feature it needs in [`Snapshot::features`].
+    pub(crate) feature: Option<u32>,
 }
 
 /// A named pool of servers.
@@ -210,8 +257,9 @@ pub struct Tenant {
     pub level: Level,
     /// The widest of its own status and its ancestors'.
     pub status: Status,
-    pub(crate) plan: u32,
-    pub(crate) apps: Arc<BitSet>,
+    pub(crate) rights: Arc<Rights>,
+    /// End of the trial it is on, unix microseconds.
+    pub(crate) trial_until_us: Option<i64>,
     pub(crate) chain: Box<[Slot]>,
     /// Index of its `RateLimit-Policy` value, or [`COMPOSED`].
     pub(crate) policy_field: u32,
@@ -291,7 +339,14 @@ pub struct Snapshot {
     pub(crate) tenants: Vec<Tenant>,
     pub(crate) tenant_index: HashTable<u32>,
     pub(crate) hasher: foldhash::fast::FixedState,
+    /// The instant it was made for, unix microseconds.
+    pub(crate) at_us: i64,
+    /// In order of their instants.
+    pub(crate) changes: Vec<Change>,
     pub(crate) plans: Vec<Plan>,
+    pub(crate) addons: Vec<Addon>,
+    /// Names of features.
+    pub(crate) features: Vec<Box<str>>,
     pub(crate) apps: Vec<App>,
     pub(crate) routes: Vec<Route>,
     pub(crate) route_table: RouteTable,
@@ -451,9 +506,9 @@ impl Snapshot {
         self.apps.iter().find(|app| &*app.id == id)
     }
 
-    /// The plan a tenant is on.
+    /// The plan a tenant is on, in its version.
     pub fn plan_of(&self, tenant: &Tenant) -> &Plan {
-        &self.plans[tenant.plan as usize]
+        &self.plans[tenant.rights.plan as usize]
     }
 
     /// The upstream pools; [`Route::upstream`] is an index into them.
@@ -472,8 +527,11 @@ impl Snapshot {
         &self.policy_fields
     }
 
-    /// How many tenants, keys, plans, apps and routes there are.
+    /// How many tenants, keys, plans (each once, however many versions it has), apps and routes
+    /// there are.
     pub fn counts(&self) -> [usize; 5] {
-        [self.tenants.len(), self.keys.len(), self.plans.len(), self.apps.len(), self.routes.len()]
+        let plans: hashbrown::HashSet<&str> = self.plans.iter().map(|plan| &*plan.id).collect();
+        let plans = plans.len();
+        [self.tenants.len(), self.keys.len(), plans, self.apps.len(), self.routes.len()]
     }
 }

@@ -1,4 +1,5 @@
-//! The one notion of time here: monotonic nanoseconds since a base the caller chose.
+//! The notions of time here: monotonic nanoseconds since a base the caller chose, for limits; unix
+//! microseconds, for dates.
 
 /// Monotonic nanoseconds since the caller's base (process start, say). Good for 584 years.
 ///
@@ -21,4 +22,13 @@ impl Nanos {
     pub fn since(self, earlier: Nanos) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
+}
+
+/// One instant on both clocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// Monotonic, for limits and durations.
+    pub mono: Nanos,
+    /// Wall time in unix microseconds, for dates and events.
+    pub unix_us: i64,
 }

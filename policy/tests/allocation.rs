@@ -69,7 +69,7 @@ limits = [{{ name = "requests", rate = 1, per = "hour", burst = 1_000 }}]
         key.id, key.hash
     );
     let settings = PolicySettings { max_dynamic_keys: 100, hash_key: [3; 16] };
-    Policy::new(&[Source { file: "t.toml".into(), text }], &settings).expect("valid")
+    Policy::new(&[Source { file: "t.toml".into(), text }], &settings, 0).expect("valid")
 }
 
 #[test]

@@ -43,6 +43,7 @@ pub(super) fn status_json(status: &Status) -> Value {
         "version": status.version,
         "hash": status.fingerprint.to_string(),
         "loaded_at": rfc3339(status.loaded_at_us),
+        "next_change_at": status.next_change_us.map(rfc3339),
         "counts": summary_json(&status.summary),
         "last_attempt": {
             "at": rfc3339(status.attempted_at_us),
@@ -85,6 +86,7 @@ pub(super) async fn check(
     drop(body);
     let turn = CHECK_TURN.acquire().await.expect("this semaphore is never closed");
     let paths = state.policy_paths.clone();
+    let at_us = state.clock.unix_us();
     let judged = tokio::task::spawn_blocking(move || {
         let _turn = turn;
         let sources = match candidate {
@@ -93,7 +95,7 @@ pub(super) async fn check(
             }
             None => reload::read(&paths).map_err(Diagnostics)?,
         };
-        orbit_policy::check(&sources)
+        orbit_policy::check(&sources, at_us).map(|snapshot| Summary::of(&snapshot))
     });
     match judged.await {
         Ok(Ok(summary)) => Ok(Json(json!({ "valid": true, "counts": summary_json(&summary) }))),

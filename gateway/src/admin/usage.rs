@@ -5,18 +5,19 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use orbit_policy::snapshot::{LimitState, LimitUsage, Status};
+use orbit_policy::snapshot::{LimitState, LimitUsage};
 use serde_json::{Map, Value, json};
 
 use super::AdminState;
+use super::entitlements::entitlements_json;
 use super::state::rfc3339;
 use crate::api::Problem;
 
 /// Microseconds of a day.
 const DAY_US: i64 = 24 * 3600 * 1_000_000;
 
-/// `GET /v1/tenants/{id}/usage`: every limit that holds the tenant, narrowest first, as it stands;
-/// and today's totals (UTC) of the tenant and everything below it, as far as they were shipped.
+/// `GET /v1/tenants/{id}/usage`: what the tenant is entitled to; every limit that holds it,
+/// narrowest first, as it stands; and today's totals (UTC) of the tenant and everything below it, as far as they were shipped.
 pub(super) async fn usage(
     State(state): State<Arc<AdminState>>,
     Path(id): Path<String>,
@@ -33,9 +34,10 @@ pub(super) async fn usage(
             "path": tenant.path,
             "level": tenant.level.as_str(),
             "plan": snapshot.plan_of(tenant).id,
-            "status": status_str(tenant.status),
+            "status": tenant.status.as_str(),
             "policy_version": snapshot.version(),
             "at": rfc3339(unix_us),
+            "entitlements": entitlements_json(&snapshot.entitlements_of(tenant)),
             "limits": limits.iter().map(limit_json).collect::<Vec<_>>(),
         });
         (body, tenant.path.to_string())
@@ -49,14 +51,6 @@ pub(super) async fn usage(
     };
     body["today"] = today;
     Ok(Json(body))
-}
-
-fn status_str(status: Status) -> &'static str {
-    match status {
-        Status::Active => "active",
-        Status::Unpaid => "unpaid",
-        Status::Suspended => "suspended",
-    }
 }
 
 /// One limit: where it stands, what it allows, what is left of it.

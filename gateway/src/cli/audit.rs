@@ -121,7 +121,7 @@ fn show(bar: &ProgressBar, progress: Progress) {
 }
 
 /// Unix microseconds of a date, at its beginning in UTC, or of a time.
-fn time_us(text: &str) -> Result<i64, String> {
+pub(super) fn time_us(text: &str) -> Result<i64, String> {
     // Parsed as a format, which a time without a zone does not fit.
     let date = || Date::strptime("%Y-%m-%d", text).ok()?.to_zoned(TimeZone::UTC).ok();
     let at = text.parse::<Timestamp>().ok().or_else(|| date().map(|day| day.timestamp()));

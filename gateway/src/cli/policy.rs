@@ -1,12 +1,18 @@
-//! `orbit policy check`: judges policy documents without a running gateway.
+//! `orbit policy`: judges policy documents, and tells what they mean for a tenant at an instant,
+//! without a running gateway.
 
 use std::path::PathBuf;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::Subcommand;
+use jiff::Timestamp;
+use orbit_policy::snapshot::{Change, Snapshot};
 use orbit_policy::{Diagnostic, Diagnostics, Summary};
 
+use super::audit::time_us;
 use super::output;
+use crate::admin::entitlements_json;
+use crate::clock::Clock;
 use crate::reload;
 
 /// Work on policy documents
@@ -18,33 +24,76 @@ Examples:
   orbit policy check
   orbit policy check config/policy data/policy/demo-keys.toml
 
+Changes that are still to come are checked like those that have come. The next one is shown.
+
 Exit code 0: valid. 1: mistakes, all of them on standard output.")]
     Check {
         /// Files, and directories whose *.toml files are read at every depth; judged together
         #[arg(value_name = "PATH", default_value = "config/policy")]
         paths: Vec<PathBuf>,
     },
+    /// Show what a tenant is entitled to, now or at another time: plan, apps, figures, what comes next
+    #[command(after_help = "\
+Examples:
+  orbit policy show acme
+  orbit policy show acme --at 2027-01-01
+  orbit policy show acme-web --at 2027-01-01T12:00:00-03:00 config/policy
+
+One JSON object on standard output, as `entitlements` of GET /v1/tenants/{id}/usage.
+
+Exit code 0: shown. 1: the documents have mistakes, or there is no such tenant.")]
+    Show {
+        /// The tenant
+        #[arg(value_name = "TENANT")]
+        tenant: String,
+        /// Files and directories, as for check
+        #[arg(value_name = "PATH", default_value = "config/policy")]
+        paths: Vec<PathBuf>,
+        /// At this time, a date (UTC) or RFC 3339, instead of now
+        #[arg(long, value_name = "TIME", value_parser = time_us)]
+        at: Option<i64>,
+    },
 }
 
 impl Policy {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let Policy::Check { paths } = self;
-        let judged = reload::read(&paths)
-            .map_err(Diagnostics)
-            .and_then(|sources| orbit_policy::check(&sources));
-        match judged {
-            Ok(Summary { tenants, keys, plans, apps, routes }) => {
+        let now_us = Clock::start().unix_us();
+        match self {
+            Policy::Check { paths } => {
+                let snapshot = judge(&paths, now_us)?;
+                let Summary { tenants, keys, plans, apps, routes } = Summary::of(&snapshot);
                 output::line(format_args!(
                     "ok: {tenants} tenants, {keys} keys, {plans} plans, {apps} apps, \
                      {routes} routes"
                 ));
-                Ok(())
+                snapshot.upcoming().iter().take(1).for_each(show_next);
             }
-            Err(Diagnostics(diagnostics)) => {
-                diagnostics.iter().map(Diagnostic::to_string).for_each(output::line);
-                let count = diagnostics.len();
-                bail!("{count} mistake{}", if count == 1 { "" } else { "s" })
+            Policy::Show { tenant, paths, at } => {
+                let snapshot = judge(&paths, at.unwrap_or(now_us))?;
+                let found = snapshot.tenant(&tenant);
+                let found = found.with_context(|| format!("there is no tenant `{tenant}`"))?;
+                let shown = entitlements_json(&snapshot.entitlements_of(found));
+                output::line(format_args!("{shown:#}"));
             }
         }
+        Ok(())
     }
+}
+
+/// Every mistake is a line.
+fn judge(paths: &[PathBuf], at_us: i64) -> anyhow::Result<Snapshot> {
+    let judged = reload::read(paths)
+        .map_err(Diagnostics)
+        .and_then(|sources| orbit_policy::check(&sources, at_us));
+    judged.or_else(|Diagnostics(diagnostics)| {
+        diagnostics.iter().map(Diagnostic::to_string).for_each(output::line);
+        let count = diagnostics.len();
+        bail!("{count} mistake{}", if count == 1 { "" } else { "s" })
+    })
+}
+
+fn show_next(change: &Change) {
+    let at = Timestamp::from_microsecond(change.at_us).unwrap_or_default();
+    let tenant = change.tenant.iter().map(|tenant| format!("{tenant}: ")).collect::<String>();
+    output::line(format_args!("next change {at:.0}: {tenant}{}", change.what));
 }

@@ -39,7 +39,7 @@ impl Process {
         let clock = Arc::new(Clock::start());
         let state = LimitState::open(directory).expect("usable");
         let settings = PolicySettings { max_dynamic_keys: 1_000, hash_key: state.hash_key() };
-        let policy = Arc::new(Policy::new(&documents(key), &settings).expect("valid"));
+        let policy = Arc::new(Policy::new(&documents(key), &settings, 0).expect("valid"));
         let saver = state.resume(Arc::clone(&policy), Arc::clone(&clock), after_crash);
         let key = key.reveal().to_owned();
         Process { policy, clock, key, saver: Some(saver.expect("started")) }

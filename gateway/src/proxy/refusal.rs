@@ -1,5 +1,7 @@
 //! A refusal on the wire: each reason to its one status, problem and header fields, and counted.
 
+mod entitlement;
+
 use http::StatusCode;
 use orbit_policy::decide::Limited;
 use orbit_policy::snapshot::{NoRoute, NotIdentified};
@@ -10,6 +12,7 @@ use super::Edge;
 use super::exchange::Exchange;
 use super::fields::{self, RATELIMIT, RATELIMIT_POLICY};
 use super::problem::{Problem, QUOTA_EXCEEDED};
+use entitlement::Facts;
 
 /// Names of the reasons: metric labels and the `reason` column.
 pub fn name(reason: Reason) -> &'static str {
@@ -24,6 +27,10 @@ pub fn name(reason: Reason) -> &'static str {
         Reason::Suspended => "suspended",
         Reason::Unpaid => "unpaid",
         Reason::NotEntitled => "not_entitled",
+        Reason::AppNotActivated => "app_not_activated",
+        Reason::AppLimitExceeded => "app_limit_exceeded",
+        Reason::ApiTierTooLow => "api_tier_too_low",
+        Reason::FeatureNotIncluded => "feature_not_included",
         Reason::Limited(Limited { concurrency: true, .. }) => "concurrency_limited",
         Reason::Limited(_) => "rate_limited",
     }
@@ -78,7 +85,11 @@ fn answer(denial: &Denial, now: Nanos) -> Problem {
             let detail = "The tenant has unpaid invoices.";
             Problem::new(StatusCode::PAYMENT_REQUIRED, "tenant-unpaid", detail)
         }
-        Reason::NotEntitled => not_entitled(denial),
+        Reason::NotEntitled => Facts::of(denial).not_entitled(),
+        Reason::AppNotActivated => Facts::of(denial).app_not_activated(),
+        Reason::AppLimitExceeded => Facts::of(denial).app_limit_exceeded(),
+        Reason::ApiTierTooLow => Facts::of(denial).api_tier_too_low(),
+        Reason::FeatureNotIncluded => Facts::of(denial).feature_not_included(),
         Reason::Limited(limited) => too_many(denial, &limited, now),
     }
 }
@@ -99,18 +110,6 @@ fn unauthorized(why: NotIdentified) -> Problem {
         _ => "Bearer realm=\"orbit\", error=\"invalid_token\"",
     };
     Problem::new(StatusCode::UNAUTHORIZED, slug, detail).header("WWW-Authenticate", challenge)
-}
-
-fn not_entitled(denial: &Denial) -> Problem {
-    let app = denial.app_id().unwrap_or_default();
-    let plan = denial.plan_id().unwrap_or_default();
-    let granted_by = denial.granted_by().unwrap_or_default();
-    let detail =
-        format!("The app `{app}` is not part of the plan `{plan}`. Granted by: {granted_by}.");
-    Problem::new(StatusCode::FORBIDDEN, "not-entitled", detail)
-        .with("app", app)
-        .with("plan", plan)
-        .with("granted-by", granted_by)
 }
 
 fn too_many(denial: &Denial, limited: &Limited, now: Nanos) -> Problem {

@@ -104,7 +104,7 @@ async fn every_refusal_is_a_problem_that_says_what_to_do() {
     let (status, _, body) = bench.get("/ai/chat").await;
     let body = problem(&body);
     assert_eq!((status, &body["app"]), (StatusCode::FORBIDDEN, &Value::from("ai")));
-    assert_eq!(body["granted-by"], "nothing");
+    assert_eq!(body["granted-by"], serde_json::json!({ "plans": [], "addons": [] }));
 
     let (status, ..) = bench.get("/a/../b").await;
     assert_eq!(status, StatusCode::BAD_REQUEST);

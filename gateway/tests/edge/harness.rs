@@ -194,7 +194,7 @@ impl Bench {
         journal.segment_bytes = 1 << 20;
         let journal = Journal::open(journal).unwrap();
         let policy_settings = PolicySettings { max_dynamic_keys: 1_000, hash_key: [9; 16] };
-        let policy = match Policy::new(&sources(text), &policy_settings) {
+        let policy = match Policy::new(&sources(text), &policy_settings, 0) {
             Ok(policy) => Arc::new(policy),
             Err(diagnostics) => panic!("{diagnostics}"),
         };

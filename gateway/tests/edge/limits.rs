@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::StatusCode;
-use orbit_policy::Nanos;
 
 use crate::harness::{Bench, policy_text, read_until, sources};
 
@@ -82,7 +81,7 @@ async fn p3_two_hundred_reloads_under_traffic_fail_no_request_and_forgive_nothin
     });
     for round in 0..200 {
         let text = policy_text(bench.upstream, &bench.key, &slow(5 + round % 2));
-        bench.policy.apply(&sources(text), || Nanos(bench.edge.clock.now().0)).unwrap();
+        bench.policy.apply(&sources(text), || bench.edge.clock.read()).unwrap();
         tokio::task::yield_now().await;
     }
     let after = [spend(Arc::clone(&bench)).await, spend(Arc::clone(&bench)).await];

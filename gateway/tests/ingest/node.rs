@@ -12,7 +12,7 @@ use orbit_gateway::ingest::{Bounds, IngestServer, IngestState};
 use orbit_meter::event::{EventId, Kind, View};
 use orbit_meter::ingest::{IndexSettings, IngestIndex};
 use orbit_meter::journal::{Journal, JournalSettings};
-use orbit_policy::{Nanos, Policy, PolicySettings, Source};
+use orbit_policy::{Policy, PolicySettings, Reading, Source};
 use serde_json::{Value, json};
 
 pub(crate) const BATCH: &str = "application/cloudevents-batch+json";
@@ -132,7 +132,7 @@ impl Node {
         let index = IngestIndex::open(&journal, &settings, clock.unix_us()).unwrap();
         let index = Arc::new(index);
         let settings = PolicySettings { max_dynamic_keys: 1000, hash_key: [3; 16] };
-        let policy = Arc::new(Policy::new(&[source(POLICY)], &settings).unwrap());
+        let policy = Arc::new(Policy::new(&[source(POLICY)], &settings, 0).unwrap());
         let token_file = directory.join("ingest.token");
         let state = IngestState {
             token: Token::load_or_create(&token_file).unwrap(),
@@ -160,7 +160,7 @@ impl Node {
 
     /// Replaces the policy documents.
     pub(crate) fn apply(&self, text: &str) {
-        self.policy.apply(&[source(text)], || Nanos(0)).unwrap();
+        self.policy.apply(&[source(text)], Reading::default).unwrap();
     }
 
     pub(crate) fn post(&self, kind: &str, fields: &str, body: &str) -> Answer {

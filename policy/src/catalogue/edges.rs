@@ -70,6 +70,9 @@ impl<'d> Routes<'d> {
             let key = |field: &str| format!("route.{id}.{field}");
             let app = products.app_ids.refer(&doc.app, || key("app"), broken, findings);
             let upstream = upstreams.ids.refer(&doc.upstream, || key("upstream"), broken, findings);
+            let feature = doc.feature.as_ref();
+            let feature =
+                feature.and_then(|name| products.feature(name, || key("feature"), findings));
             check_host(doc, findings);
             let methods: Vec<_> = doc.methods.iter().flatten().map(|m| &*m.value).collect();
             let host = doc.host.as_ref().map(|host| &*host.value);
@@ -83,6 +86,8 @@ impl<'d> Routes<'d> {
                 upstream: upstream.unwrap_or_default(),
                 meter: doc.meter.as_deref().unwrap_or(DEFAULT_METER).into(),
                 cost: doc.cost,
+                tier: doc.tier,
+                feature,
             });
         }
         Routes { routes, table: table.build(), ids }

@@ -115,6 +115,14 @@ impl<T: Clone + Eq + Hash> Interner<T> {
         index
     }
 
+    /// The number of an item that is there.
+    pub(super) fn find<Q: Eq + Hash + ?Sized>(&self, item: &Q) -> Option<u32>
+    where
+        T: std::borrow::Borrow<Q>,
+    {
+        self.map.get(item).copied()
+    }
+
     pub(super) fn get(&self, index: u32) -> &T {
         &self.items[index as usize]
     }

@@ -82,7 +82,7 @@ fn own_slots(
     let owner = Owner { tenant, known_as: id.as_str() };
     let own = limits.slots(&resolved, owner, &before);
     // A tenant that could not be grown has a finding of its own.
-    let shared = tenants.tenants.get(tenant as usize).map_or(0, |tenant| tenant.chain.len());
+    let shared = tenants.longest.get(tenant as usize).copied().unwrap_or_default();
     if own.len() + shared > MAX_CHAIN {
         let message = format!("with its tenant's more than {MAX_CHAIN} limits on one chain");
         findings.add(doc.place, format!("key.{id}.limits"), message);

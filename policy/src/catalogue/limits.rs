@@ -15,8 +15,8 @@ use crate::snapshot::{BitSet, Control, EVERYWHERE, Label, Level, Slot, Snapshot}
 /// Everything that making slots needs and leaves behind.
 pub(crate) struct Limits<'b> {
     pub(super) previous: Option<&'b Snapshot>,
-    products: &'b Products<'b>,
-    routes: &'b Routes<'b>,
+    pub(super) products: &'b Products<'b>,
+    pub(super) routes: &'b Routes<'b>,
     broken: &'b Broken<'b>,
     pub(super) labels: Interner<Label>,
     pub(super) scopes: Interner<BitSet>,

@@ -5,15 +5,16 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
-use hashbrown::{HashMap, HashTable};
+use hashbrown::HashTable;
 
+use super::entitle::Entitler;
 use super::index::{Broken, Index, Interner};
 use super::limits::{Limits, Owner, Resolved};
-use super::products::Products;
+use super::timeline::{Calendar, Standing, Timelines};
 use crate::decide::MAX_CHAIN;
 use crate::diagnostics::Findings;
-use crate::documents::TenantDoc;
-use crate::snapshot::{BitSet, COMPOSED, EVERYWHERE, Level, Slot, Snapshot, Status, Tenant};
+use crate::documents::{ChangeDoc, TenantDoc};
+use crate::snapshot::{COMPOSED, Change, EVERYWHERE, Level, Rights, Slot, Snapshot, Tenant};
 
 /// Levels of tenants from a root to a leaf at most.
 const MAX_DEPTH: usize = 8;
@@ -23,11 +24,16 @@ pub(super) struct Tenants<'d> {
     pub(super) table: HashTable<u32>,
     pub(super) ids: Index<'d>,
     pub(super) policy_fields: Interner<Box<str>>,
+    /// The most limits each will have on its chain, on whichever plan it will be.
+    pub(super) longest: Vec<usize>,
+    pub(super) changes: Vec<Change>,
 }
 
+/// `at_us` is the instant for which the tree is grown.
 pub(super) fn build<'d, 'i: 'd>(
     docs: &'d [TenantDoc<'i>],
-    products: &Products<'_>,
+    changes: &'d [ChangeDoc<'i>],
+    at_us: i64,
     plan_limits: &[Vec<Resolved>],
     limits: &mut Limits<'_>,
     broken: &Broken<'_>,
@@ -42,31 +48,33 @@ pub(super) fn build<'d, 'i: 'd>(
         })
         .collect();
     let order = order(docs, &parents, findings);
+    let (products, routes) = (limits.products, limits.routes);
     let mut grower = Grower {
         docs,
         parents: &parents,
-        products,
+        timelines: Timelines::new(changes, &ids, at_us, products, broken, findings),
+        entitler: Entitler::new(products, routes),
         plan_limits,
         limits,
-        broken,
         findings,
         grown: (0..docs.len()).map(|_| None).collect(),
-        grants: HashMap::default(),
         policy_fields: Interner::new(),
     };
     for index in order {
         grower.grow(index);
     }
-    let (grown, policy_fields) = (grower.grown, grower.policy_fields);
+    let (policy_fields, changes) = (grower.policy_fields, grower.timelines.changes);
     // Where a tenant is missing there is a finding, and no snapshot is made of this.
-    let tenants: Vec<Tenant> = grown.into_iter().flatten().map(|grown| grown.tenant).collect();
+    let grown = grower.grown.into_iter().flatten();
+    let (tenants, longest): (Vec<Tenant>, _) =
+        grown.map(|grown| (grown.tenant, grown.longest)).unzip();
     let hasher = FixedState::default();
     let mut table = HashTable::with_capacity(tenants.len());
     for (index, tenant) in (0..).zip(&tenants) {
         let rehash = |index: &u32| hasher.hash_one(&*tenants[*index as usize].id);
         table.insert_unique(hasher.hash_one(&*tenant.id), index, rehash);
     }
-    Tenants { tenants, table, ids, policy_fields }
+    Tenants { tenants, table, ids, policy_fields, longest, changes }
 }
 
 /// Parents before children. A cycle is one finding, at its first tenant, that spells it out.
@@ -110,20 +118,21 @@ struct Grown {
     depth: usize,
     /// The plan's slots are the last of the chain.
     plan_slots: usize,
-    grants: Arc<BitSet>,
+    /// The most slots any plan of its subscription has, now or later.
+    most_plan_slots: usize,
+    longest: usize,
+    calendar: Calendar,
 }
 
 struct Grower<'g, 'd, 'i, 'b> {
     docs: &'d [TenantDoc<'i>],
     parents: &'g [Option<u32>],
-    products: &'g Products<'g>,
+    timelines: Timelines<'g>,
+    entitler: Entitler<'g>,
     plan_limits: &'g [Vec<Resolved>],
     limits: &'g mut Limits<'b>,
-    broken: &'g Broken<'g>,
     findings: &'g mut Findings,
     grown: Vec<Option<Grown>>,
-    /// What plan and add-ons grant; tenants with the same share the set.
-    grants: HashMap<(u32, Vec<u32>), Arc<BitSet>, FixedState>,
     policy_fields: Interner<Box<str>>,
 }
 
@@ -161,21 +170,19 @@ impl Grower<'_, '_, '_, '_> {
             return None;
         }
         let level = self.level(doc, parent);
-        let own_plan = match &doc.plan {
-            Some(plan) => {
-                let plans = &self.products.plan_ids;
-                Some(plans.refer(plan, || key("plan"), self.broken, self.findings)?)
-            }
-            None => None,
-        };
-        let Some(plan) = own_plan.or(parent.map(|parent| parent.tenant.plan)) else {
+        let above = parent.map(|parent| &parent.calendar);
+        let calendar = self.timelines.calendar(doc, above, self.findings);
+        let standing = self.timelines.resolve(index, doc, &calendar, self.findings)?;
+        if parent.is_none() && doc.plan.is_none() {
             if doc.clean {
                 let message = "a root of the tree needs a plan";
                 self.findings.add(doc.id.place, key("plan"), message);
             }
             return None;
-        };
-        let grants = self.grants(doc, plan, own_plan.is_some(), parent);
+        }
+        let own_plan = standing.plan;
+        let rights = self.rights(&standing, parent)?;
+        let plan = rights.plan;
         let before = Before::of(id, self.limits.previous);
         let resolved =
             self.limits.resolve(&doc.limits, level, &format!("tenant.{id}"), self.findings);
@@ -192,8 +199,13 @@ impl Grower<'_, '_, '_, '_> {
             chain.extend(self.limits.slots(of_plan, owner, &before.plan));
             of_plan.len()
         };
-        if chain.len() > MAX_CHAIN {
-            let message = format!("{} limits on one chain, at most {MAX_CHAIN} fit", chain.len());
+        let ahead = standing.plans_ahead.iter().map(|plan| self.plan_limits[*plan as usize].len());
+        let inherited = parent.filter(|_| own_plan.is_none());
+        let later = ahead.chain(inherited.map(|parent| parent.most_plan_slots)).max();
+        let most_plan_slots = later.map_or(plan_slots, |later| later.max(plan_slots));
+        let longest = chain.len() - plan_slots + most_plan_slots;
+        if longest > MAX_CHAIN {
+            let message = format!("{longest} limits on one chain, at most {MAX_CHAIN} fit");
             self.findings.add(doc.id.place, key("limits"), message);
         }
         let policy_field = self.policy_field(&chain);
@@ -201,12 +213,19 @@ impl Grower<'_, '_, '_, '_> {
             Some(parent) => format!("{}/{id}", parent.tenant.path).into(),
             None => id.into(),
         };
-        let status = doc.status.unwrap_or(Status::Active);
+        let status = standing.status();
         let status = parent.map_or(status, |parent| status.max(parent.tenant.status));
-        let apps = Arc::clone(&grants);
-        let chain = chain.into();
-        let tenant = Tenant { id: id.into(), path, level, status, plan, apps, chain, policy_field };
-        Some(Grown { tenant, depth, plan_slots, grants })
+        let tenant = Tenant {
+            id: id.into(),
+            path,
+            level,
+            status,
+            rights,
+            trial_until_us: standing.trial_until_us,
+            chain: chain.into(),
+            policy_field,
+        };
+        Some(Grown { tenant, depth, plan_slots, most_plan_slots, longest, calendar })
     }
 
     fn level(&mut self, doc: &TenantDoc<'_>, parent: Option<&Grown>) -> Level {
@@ -230,38 +249,12 @@ impl Grower<'_, '_, '_, '_> {
         level.value
     }
 
-    fn grants(
-        &mut self,
-        doc: &TenantDoc<'_>,
-        plan: u32,
-        own_plan: bool,
-        parent: Option<&Grown>,
-    ) -> Arc<BitSet> {
-        let id = &doc.id.value;
-        let mut addons = Vec::with_capacity(doc.addons.len());
-        for addon in &doc.addons {
-            let key = || format!("tenant.{id}.addons");
-            let ids = &self.products.addon_ids;
-            addons.extend(ids.refer(addon, key, self.broken, self.findings));
+    /// From its own plan, or from above. `None`: it has neither.
+    fn rights(&mut self, standing: &Standing, parent: Option<&Grown>) -> Option<Arc<Rights>> {
+        if let Some(plan) = standing.plan {
+            return Some(self.entitler.with_plan(plan, standing));
         }
-        let products = self.products;
-        let union = |base: &BitSet| {
-            let mut set = base.clone();
-            for addon in &addons {
-                set.extend(&products.addon_apps[*addon as usize]);
-            }
-            Arc::new(set)
-        };
-        match parent {
-            // A subtree has what its parent has, and what it bought itself.
-            Some(parent) if !own_plan && addons.is_empty() => Arc::clone(&parent.grants),
-            Some(parent) if !own_plan => union(&parent.grants),
-            _ => {
-                let of_plan = &products.plan_apps[plan as usize];
-                let entry = self.grants.entry((plan, addons.clone()));
-                Arc::clone(entry.or_insert_with(|| union(of_plan)))
-            }
-        }
+        parent.map(|parent| self.entitler.below(&parent.tenant.rights, standing))
     }
 
     fn policy_field(&mut self, chain: &[Slot]) -> u32 {

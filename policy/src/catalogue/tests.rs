@@ -1,7 +1,7 @@
 //! Documents against each other: every mistake at once (P4), and state across reloads (P3).
 
 use crate::decide::tests::{ask, granted, hash_of};
-use crate::{Nanos, Policy, PolicySettings, Source, check};
+use crate::{Nanos, Policy, PolicySettings, Reading, Source, Summary, check};
 
 fn sources(files: &[(&str, &str)]) -> Vec<Source> {
     files.iter().map(|(file, text)| Source { file: (*file).into(), text: (*text).into() }).collect()
@@ -37,7 +37,7 @@ tenant = "acme"
 hash = "{key_hash}"
 "#
     );
-    let policy = Policy::new(&sources(&[("good.toml", &good)]), &settings()).expect("valid");
+    let policy = Policy::new(&sources(&[("good.toml", &good)]), &settings(), 0).expect("valid");
     assert!(granted(&policy, ask("abcdefghi1", "/", 0)));
     let bad = r#"[[plan]]
 id = "business"
@@ -79,7 +79,7 @@ parent = "nobody"
          [[key]]\nid = \"short\"\ntenant = \"acne\"\nhash = \"{key_hash}\"\n"
     );
     let refused = policy
-        .apply(&sources(&[("a.toml", bad), ("keys.toml", &keys)]), || Nanos(1))
+        .apply(&sources(&[("a.toml", bad), ("keys.toml", &keys)]), || Reading { mono: Nanos(1), unix_us: 0 })
         .expect_err("every one of these is a mistake");
     let expected = [
         "a.toml:3:9: plan.business.apps: there is no app `cmr`; did you mean `crm`?",
@@ -107,9 +107,9 @@ parent = "nobody"
 
 #[test]
 fn an_empty_policy_is_valid_and_identifies_nobody() {
-    let summary = check(&[]).expect("valid");
+    let summary = Summary::of(&check(&[], 0).expect("valid"));
     assert_eq!(summary.tenants, 0);
-    let policy = Policy::new(&[], &settings()).expect("valid");
+    let policy = Policy::new(&[], &settings(), 0).expect("valid");
     assert!(!granted(&policy, ask("abcdefghi1", "/", 0)));
 }
 
@@ -174,10 +174,10 @@ fn p3_no_edit_forgives_what_was_spent() {
             ("the name", r#"{ name = "renamed", rate = 1, per = "hour", burst = 5 }"#, 2),
         ];
         for (edit, limit, expected) in edits {
-            let policy = Policy::new(&place(SLOW), &settings()).expect("valid");
+            let policy = Policy::new(&place(SLOW), &settings(), 0).expect("valid");
             assert_eq!(left(&policy, 0, 3), 3);
             let old = policy.load();
-            policy.apply(&place(limit), || Nanos(0)).expect("valid");
+            policy.apply(&place(limit), Reading::default).expect("valid");
             assert_eq!(policy.load().version(), 2);
             assert_eq!(left(&policy, 0, 10), expected, "after an edit of {edit}");
             drop(old);
@@ -188,13 +188,13 @@ fn p3_no_edit_forgives_what_was_spent() {
 #[test]
 fn p3_moving_a_tenant_or_changing_its_plan_forgives_nothing() {
     let before = tree(SLOW, SLOW, SLOW);
-    let policy = Policy::new(&before, &settings()).expect("valid");
+    let policy = Policy::new(&before, &settings(), 0).expect("valid");
     assert_eq!(left(&policy, 0, 3), 3);
     let mut after = before.clone();
     after[0].text = after[0].text.replace("parent = \"acme\"", "parent = \"other\"");
-    policy.apply(&after, || Nanos(0)).expect("valid");
+    policy.apply(&after, Reading::default).expect("valid");
     assert_eq!(left(&policy, 0, 10), 2, "its own limit and its key's hold on");
-    let policy = Policy::new(&before, &settings()).expect("valid");
+    let policy = Policy::new(&before, &settings(), 0).expect("valid");
     assert_eq!(left(&policy, 0, 3), 3);
     after[0].text = before[0].text.replacen(
         "id = \"acme\"\nplan = \"business\"",
@@ -202,18 +202,18 @@ fn p3_moving_a_tenant_or_changing_its_plan_forgives_nothing() {
         1,
     );
     assert_ne!(after, before);
-    policy.apply(&after, || Nanos(0)).expect("valid");
+    policy.apply(&after, Reading::default).expect("valid");
     assert_eq!(left(&policy, 0, 10), 2);
 }
 
 #[test]
 fn p3_two_hundred_reloads_refill_nothing() {
-    let policy = Policy::new(&tree(SLOW, "", ""), &settings()).expect("valid");
+    let policy = Policy::new(&tree(SLOW, "", ""), &settings(), 0).expect("valid");
     assert_eq!(left(&policy, 0, 4), 4);
     for round in 0..200 {
         let limit =
             format!(r#"{{ name = "slow", rate = 1, per = "hour", burst = {} }}"#, 5 + round % 2);
-        policy.apply(&tree(&limit, "", ""), || Nanos(round)).expect("valid");
+        policy.apply(&tree(&limit, "", ""), || Reading { mono: Nanos(round), unix_us: 0 }).expect("valid");
     }
     assert_eq!(left(&policy, 200, 10), 2, "burst is 6 now, 4 are spent");
 }
@@ -221,9 +221,9 @@ fn p3_two_hundred_reloads_refill_nothing() {
 #[test]
 fn a_limit_in_use_keeps_counting_who_is_in_flight() {
     let parallel = r#"{ name = "parallel", concurrent = 1 }"#;
-    let policy = Policy::new(&tree(parallel, "", ""), &settings()).expect("valid");
+    let policy = Policy::new(&tree(parallel, "", ""), &settings(), 0).expect("valid");
     let first = policy.decide(&ask("abcdefghi1", "/", 0).call());
-    policy.apply(&tree(parallel, "", ""), || Nanos(0)).expect("valid");
+    policy.apply(&tree(parallel, "", ""), Reading::default).expect("valid");
     assert!(!granted(&policy, ask("abcdefghi1", "/", 0)));
     drop(first);
     assert!(granted(&policy, ask("abcdefghi1", "/", 0)));
@@ -251,7 +251,7 @@ id = "d"
 parent = "c"
 status = "active"
 "#;
-    let policy = Policy::new(&sources(&[("t.toml", text)]), &settings()).expect("valid");
+    let policy = Policy::new(&sources(&[("t.toml", text)]), &settings(), 0).expect("valid");
     let snapshot = policy.load();
     let tenant = |id| {
         let tenant = snapshot.tenant(id).expect("a tenant");

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::{Call, Decision, Denial, Reason};
+use crate::snapshot::GrantedBy;
 use crate::keys::ApiKey;
 use crate::{Nanos, Policy, PolicySettings, Source};
 
@@ -104,7 +105,7 @@ fn full_tree(limits: [(u64, u64); 7], cost: u32) -> Policy {
     ));
     let sources = [Source { file: "t.toml".into(), text }];
     let settings = PolicySettings { max_dynamic_keys: 10, hash_key: [0; 16] };
-    Policy::new(&sources, &settings).unwrap_or_else(|d| panic!("{d}"))
+    Policy::new(&sources, &settings, 0).unwrap_or_else(|d| panic!("{d}"))
 }
 
 fn remaining(policy: &Policy, now: u64) -> Vec<(String, u64)> {
@@ -193,7 +194,7 @@ fn strangers_the_unentitled_and_the_unserved_are_told_apart() {
     stranger.key = "orb_".into();
     assert_eq!(reason(&stranger), "NotIdentified(Malformed)");
     assert_eq!(reason(&ask("abcdefghi1", "/extra", 0)), "NotEntitled");
-    assert_eq!(denied(&policy, &ask("abcdefghi1", "/extra", 0)).granted_by(), Some("nothing"));
+    assert_eq!(denied(&policy, &ask("abcdefghi1", "/extra", 0)).granted_by(), GrantedBy::default());
     let ask = ask("abcdefghi1", "/", 0);
     let nobody = Call { key: None, ..ask.call() };
     let Decision::Deny(denial) = policy.decide(&nobody) else { panic!("admitted") };

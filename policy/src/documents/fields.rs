@@ -103,7 +103,7 @@ impl<'f, 'i, 's> Fields<'f, 'i, 's> {
         self.text(key);
     }
 
-    fn require(&mut self, key: &'static str) {
+    pub(crate) fn require(&mut self, key: &'static str) {
         if !self.table.entries.iter().any(|(k, _)| k.text == key) {
             self.find(self.place, key, "the key is missing");
         }

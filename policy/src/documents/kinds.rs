@@ -1,8 +1,11 @@
-//! The seven kinds of tables, field by field, with their units and bounds.
+//! The kinds of tables, field by field, with their units and bounds.
 
+use super::contract::{ContractDoc, price, when};
 use super::fields::{Fields, Located, Text};
 use super::limit::LimitDoc;
+use crate::dates::When;
 use crate::diagnostics::Place;
+use crate::price::Price;
 use crate::snapshot::{ApiTier, Level, Protocol, Status, SupportLevel};
 
 #[derive(Debug)]
@@ -16,16 +19,22 @@ pub(crate) struct PlanDoc<'i> {
     pub(crate) api_tier: ApiTier,
     /// `None`: every app there is.
     pub(crate) apps: Option<Vec<Located<Text<'i>>>>,
+    /// Several versions of a plan stand side by side.
+    pub(crate) version: Located<u32>,
+    /// From when on it is offered. `None`: since ever.
+    pub(crate) from: Option<Located<When>>,
+    pub(crate) features: Vec<Located<Text<'i>>>,
+    pub(crate) price: Option<Price>,
     pub(crate) limits: Vec<LimitDoc<'i>>,
 }
 
-const MAX_COUNT: u64 = 1 << 40;
+pub(super) const MAX_COUNT: u64 = 1 << 40;
 const SUPPORT: &[(&str, SupportLevel)] = &[
     ("8/5", SupportLevel::Basic),
     ("12/7", SupportLevel::Premium),
     ("24/7", SupportLevel::Enterprise),
 ];
-const TIERS: &[(&str, ApiTier)] =
+pub(super) const TIERS: &[(&str, ApiTier)] =
     &[("basic", ApiTier::Basic), ("complete", ApiTier::Complete), ("premium", ApiTier::Premium)];
 
 fn limits<'i>(fields: &mut Fields<'_, 'i, '_>) -> Vec<LimitDoc<'i>> {
@@ -42,27 +51,53 @@ impl<'i> PlanDoc<'i> {
         let support = fields.word("support", SUPPORT).map_or(SupportLevel::Basic, |s| s.value);
         let api_tier = fields.word("api_tier", TIERS).map_or(ApiTier::Basic, |t| t.value);
         let apps = fields.texts("apps");
+        let version = fields.integer("version", 1, u64::from(u32::MAX));
+        let version = version.map_or(Located { value: 1, place: fields.place }, |version| {
+            Located { value: version.value as u32, place: version.place }
+        });
+        let from = when(&mut fields, "from");
+        let features = fields.texts("features").unwrap_or_default();
+        let price = price(&mut fields);
         let limits = limits(&mut fields);
         fields.finish();
         let id = id?;
-        Some(PlanDoc { id, title, users, app_count, storage_gb, support, api_tier, apps, limits })
+        Some(PlanDoc {
+            id,
+            title,
+            users,
+            app_count,
+            storage_gb,
+            support,
+            api_tier,
+            apps,
+            version,
+            from,
+            features,
+            price,
+            limits,
+        })
     }
 }
 
 #[derive(Debug)]
 pub(crate) struct AddonDoc<'i> {
     pub(crate) id: Located<Text<'i>>,
+    pub(crate) title: Option<Text<'i>>,
     pub(crate) apps: Vec<Located<Text<'i>>>,
+    pub(crate) features: Vec<Located<Text<'i>>>,
+    pub(crate) price: Option<Price>,
 }
 
 impl<'i> AddonDoc<'i> {
     pub(crate) fn read(mut fields: Fields<'_, 'i, '_>) -> Option<Self> {
         let id = fields.id("id");
-        fields.for_people("title");
+        let title = fields.text("title").map(|title| title.value);
         let apps = fields.texts("apps").unwrap_or_default();
+        let features = fields.texts("features").unwrap_or_default();
+        let price = price(&mut fields);
         fields.finish();
         let id = id?;
-        Some(AddonDoc { id, apps })
+        Some(AddonDoc { id, title, apps, features, price })
     }
 }
 
@@ -105,6 +140,10 @@ pub(crate) struct RouteDoc<'i> {
     pub(crate) upstream: Located<Text<'i>>,
     pub(crate) meter: Option<Text<'i>>,
     pub(crate) cost: u32,
+    /// The least API tier that may use it.
+    pub(crate) tier: ApiTier,
+    /// The feature a tenant must have to use it.
+    pub(crate) feature: Option<Located<Text<'i>>>,
     /// Without a finding of its own: what is missing is not there, rather than wrong.
     pub(crate) clean: bool,
 }
@@ -119,6 +158,8 @@ impl<'i> RouteDoc<'i> {
         let upstream = fields.required_text("upstream");
         let meter = fields.text("meter").map(|meter| meter.value);
         let cost = fields.integer("cost", 0, 1_000_000).map_or(1, |cost| cost.value as u32);
+        let tier = fields.word("tier", TIERS).map_or(ApiTier::Basic, |tier| tier.value);
+        let feature = fields.text("feature");
         if let Some(path) = &path {
             let fits = path.value.starts_with('/') && !path.value.contains(['?', '#', ' ']);
             if !fits {
@@ -135,7 +176,19 @@ impl<'i> RouteDoc<'i> {
         let path = path.unwrap_or(Located { value: Text::Borrowed("/"), place: fields.place });
         let clean = fields.finish();
         let (id, app, upstream) = (id?, app?, upstream?);
-        Some(RouteDoc { id, app, host, path, methods, upstream, meter, cost, clean })
+        Some(RouteDoc {
+            id,
+            app,
+            host,
+            path,
+            methods,
+            upstream,
+            meter,
+            cost,
+            tier,
+            feature,
+            clean,
+        })
     }
 }
 
@@ -252,6 +305,7 @@ pub(crate) struct TenantDoc<'i> {
     pub(crate) plan: Option<Located<Text<'i>>>,
     pub(crate) addons: Vec<Located<Text<'i>>>,
     pub(crate) status: Option<Status>,
+    pub(crate) contract: ContractDoc<'i>,
     pub(crate) limits: Vec<LimitDoc<'i>>,
     /// As in [`RouteDoc`].
     pub(crate) clean: bool,
@@ -265,7 +319,7 @@ const LEVELS: &[(&str, Level)] = &[
     ("team", Level::Team),
     ("project", Level::Project),
 ];
-const STATUSES: &[(&str, Status)] =
+pub(super) const STATUSES: &[(&str, Status)] =
     &[("active", Status::Active), ("suspended", Status::Suspended), ("unpaid", Status::Unpaid)];
 
 impl<'i> TenantDoc<'i> {
@@ -277,10 +331,11 @@ impl<'i> TenantDoc<'i> {
         let plan = fields.text("plan");
         let addons = fields.texts("addons").unwrap_or_default();
         let status = fields.word("status", STATUSES).map(|status| status.value);
+        let contract = ContractDoc::read(&mut fields);
         let limits = limits(&mut fields);
         let clean = fields.finish();
         let id = id?;
-        Some(TenantDoc { id, parent, level, plan, addons, status, limits, clean })
+        Some(TenantDoc { id, parent, level, plan, addons, status, contract, limits, clean })
     }
 }
 

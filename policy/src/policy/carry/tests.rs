@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::{Debt, Held, Owner, Record, Restored, Spent};
 use crate::decide::tests::hash_of;
 use crate::keys::tests::key_text;
-use crate::{Call, Decision, Nanos, Policy, PolicySettings, Source};
+use crate::{Call, Decision, Nanos, Policy, PolicySettings, Reading, Source};
 
 const KEY: &str = "abcdefghi1";
 const SECRET: &str = "00000000000000000000000000000000";
@@ -67,7 +67,7 @@ impl Shape {
 
     fn policy(&self) -> Policy {
         let settings = PolicySettings { max_dynamic_keys: 100, hash_key: [7; 16] };
-        Policy::new(&self.sources(), &settings).expect("valid")
+        Policy::new(&self.sources(), &settings, 0).expect("valid")
     }
 }
 
@@ -167,7 +167,7 @@ proptest! {
             now += down;
             base = now - now % 1_000;
             if let Some(documents) = documents {
-                steady.apply(&documents.sources(), || Nanos(now)).expect("valid");
+                steady.apply(&documents.sources(), || Reading { mono: Nanos(now), unix_us: 0 }).expect("valid");
                 in_force = documents;
             }
             restarted = in_force.policy();
@@ -289,6 +289,6 @@ fn the_worst_debt_neither_panics_nor_seals_a_bucket() {
         policy.restore(&Record::Emptied { ago_ns: u64::MAX }, u64::MAX, Nanos(0));
     }
     assert!(!granted(&policy, 1, 1, false));
-    policy.apply(&shape.sources(), || Nanos(2)).expect("valid");
+    policy.apply(&shape.sources(), || Reading { mono: Nanos(2), unix_us: 0 }).expect("valid");
     assert!(!granted(&policy, 3, 1, false));
 }

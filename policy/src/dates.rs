@@ -1,0 +1,200 @@
+//! Dates as operators write them, and the calendar they are read in.
+//!
+//! A date alone is the first instant of that day in the tenant's zone; an RFC 3339 timestamp is the
+//! same instant everywhere. The zones of the world are compiled in: nothing here reads a disk.
+
+use std::fmt;
+
+use jiff::civil::Date;
+use jiff::tz::{AmbiguousOffset, TimeZone, TimeZoneDatabase};
+use jiff::{Timestamp, ToSpan};
+
+/// A date or an instant, as written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum When {
+    /// A day.
+    Day(Date),
+    /// Unix microseconds.
+    Instant(i64),
+}
+
+impl When {
+    /// `YYYY-MM-DD`, or an RFC 3339 timestamp with `Z` or an offset.
+    pub(crate) fn parse(text: &str) -> Option<When> {
+        let digits = |range: std::ops::Range<usize>| {
+            text.as_bytes().get(range).is_some_and(|part| part.iter().all(u8::is_ascii_digit))
+        };
+        if text.len() == 10 && digits(0..4) && digits(5..7) && digits(8..10) {
+            return text.parse().ok().map(When::Day);
+        }
+        // The parser takes more than RFC 3339 does: no zone in brackets, no week, no lone hour.
+        if !digits(0..4) || text.contains('[') {
+            return None;
+        }
+        text.parse::<Timestamp>().ok().map(|at| When::Instant(at.as_microsecond()))
+    }
+
+    /// Unix microseconds.
+    pub(crate) fn at_us(self, zone: &TimeZone) -> i64 {
+        match self {
+            When::Day(date) => start_of_day_us(date, zone),
+            When::Instant(at_us) => at_us,
+        }
+    }
+
+    /// The day of the month, 1 to 31.
+    pub(crate) fn day_of_month(self, zone: &TimeZone) -> u8 {
+        let date = match self {
+            When::Day(date) => date,
+            When::Instant(at_us) => date_of(at_us, zone),
+        };
+        date.day().unsigned_abs()
+    }
+}
+
+impl fmt::Display for When {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            When::Day(date) => date.fmt(f),
+            When::Instant(at_us) => Utc(*at_us).fmt(f),
+        }
+    }
+}
+
+/// An instant as people read it: RFC 3339, UTC, seconds.
+pub(crate) struct Utc(pub(crate) i64);
+
+impl fmt::Display for Utc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match Timestamp::from_microsecond(self.0) {
+            Ok(at) => write!(f, "{at:.0}"),
+            Err(_) => write!(f, "{} us", self.0),
+        }
+    }
+}
+
+/// The zones of the world, by IANA name.
+pub(crate) struct Zones(TimeZoneDatabase);
+
+impl Zones {
+    pub(crate) fn new() -> Zones {
+        Zones(TimeZoneDatabase::bundled())
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Option<TimeZone> {
+        self.0.get(name).ok()
+    }
+}
+
+fn date_of(at_us: i64, zone: &TimeZone) -> Date {
+    let at = Timestamp::from_microsecond(at_us).unwrap_or_default();
+    zone.to_datetime(at).date()
+}
+
+/// The first instant of a day, which is not always midnight.
+fn start_of_day_us(date: Date, zone: &TimeZone) -> i64 {
+    let midnight = zone.to_ambiguous_timestamp(date.at(0, 0, 0, 0));
+    let start = if let AmbiguousOffset::Gap { .. } = midnight.offset() {
+        // Clocks were put forward over midnight: the day begins as they were.
+        let before = midnight.earlier();
+        before.map(|before| zone.following(before).next().map_or(before, |next| next.timestamp()))
+    } else {
+        midnight.earlier()
+    };
+    // Only the last day of the year 9999 and the first of -9999 may have none.
+    let end_of_time = if date.year() > 0 { i64::MAX } else { i64::MIN };
+    start.map_or(end_of_time, Timestamp::as_microsecond)
+}
+
+/// The end of the billing period that contains `at_us`: the first instant of the next day numbered
+/// `billing_day`, or of the last day of a month that has no such day.
+pub(crate) fn period_end_us(at_us: i64, billing_day: u8, zone: &TimeZone) -> i64 {
+    let anchor_us = |month: Date| {
+        let day = billing_day.min(month.days_in_month().unsigned_abs());
+        let anchor = month.with().day(day.cast_signed()).build();
+        anchor.map_or(i64::MAX, |anchor| start_of_day_us(anchor, zone))
+    };
+    let first = date_of(at_us, zone).first_of_month();
+    let this_us = anchor_us(first);
+    if this_us > at_us {
+        return this_us;
+    }
+    first.checked_add(1.month()).map_or(i64::MAX, anchor_us)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn zone(name: &str) -> TimeZone {
+        Zones::new().find(name).expect("a zone")
+    }
+
+    fn us(text: &str) -> i64 {
+        match When::parse(text) {
+            Some(When::Instant(at_us)) => at_us,
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_date_is_the_first_instant_of_its_day_in_the_zone() {
+        for (date, name, expected) in [
+            ("2026-12-01", "UTC", "2026-12-01T00:00:00Z"),
+            ("2026-12-01", "America/Sao_Paulo", "2026-12-01T00:00:00-03:00"),
+            // Summer time began at midnight: the day's first instant was 01:00.
+            ("2018-11-04", "America/Sao_Paulo", "2018-11-04T01:00:00-02:00"),
+            // Half past eleven became half past midnight.
+            ("1919-03-31", "America/Toronto", "1919-03-31T00:30:00-04:00"),
+            // Midnight came twice: the first one counts.
+            ("2026-11-01", "America/Havana", "2026-11-01T00:00:00-04:00"),
+            ("2026-03-29", "Europe/Berlin", "2026-03-29T00:00:00+01:00"),
+        ] {
+            let when = When::parse(date).expect("a date");
+            assert_eq!(when.at_us(&zone(name)), us(expected), "{date} in {name}");
+        }
+    }
+
+    #[test]
+    fn what_is_neither_a_date_nor_an_instant_is_not_guessed() {
+        for text in ["", "2026-1-1", "2026-02-30", "2026-12-01T10:00:00", "20261201", "tomorrow"] {
+            assert_eq!(When::parse(text), None, "{text}");
+        }
+        assert_eq!(When::parse("1970-01-01T01:00:00+01:00"), Some(When::Instant(0)));
+        assert_eq!(Utc(0).to_string(), "1970-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn a_billing_period_ends_on_its_day_or_on_the_last_of_the_month() {
+        for (at, day, name, end) in [
+            ("2026-11-10T12:00:00Z", 1, "UTC", "2026-12-01T00:00:00Z"),
+            ("2026-11-10T12:00:00Z", 31, "UTC", "2026-11-30T00:00:00Z"),
+            // The first instant of a period belongs to it.
+            ("2026-11-30T00:00:00Z", 31, "UTC", "2026-12-31T00:00:00Z"),
+            ("2026-11-29T23:59:59Z", 31, "UTC", "2026-11-30T00:00:00Z"),
+            ("2027-01-31T00:00:00Z", 31, "UTC", "2027-02-28T00:00:00Z"),
+            ("2028-02-01T00:00:00Z", 30, "UTC", "2028-02-29T00:00:00Z"),
+            ("2026-12-31T00:00:00Z", 31, "UTC", "2027-01-31T00:00:00Z"),
+            // Still the 30th there.
+            ("2026-12-31T02:59:59Z", 31, "America/Sao_Paulo", "2026-12-31T03:00:00Z"),
+            ("2026-12-31T03:00:00Z", 31, "America/Sao_Paulo", "2027-01-31T03:00:00Z"),
+            // Over the end of summer time, and over a midnight that did not exist.
+            ("2026-10-20T00:00:00Z", 15, "Europe/Berlin", "2026-11-14T23:00:00Z"),
+            ("2018-10-20T00:00:00Z", 4, "America/Sao_Paulo", "2018-11-04T03:00:00Z"),
+        ] {
+            let end_us = period_end_us(us(at), day, &zone(name));
+            assert_eq!(Utc(end_us).to_string(), end, "{at}, day {day}, {name}");
+        }
+    }
+
+    #[test]
+    fn the_ends_of_time_do_not_panic() {
+        let zone = zone("Pacific/Auckland");
+        for text in ["0000-01-01", "9999-12-31"] {
+            let at_us = When::parse(text).expect("a date").at_us(&zone);
+            period_end_us(at_us, 31, &zone);
+        }
+        period_end_us(i64::MAX, 31, &zone);
+        period_end_us(i64::MIN, 1, &zone);
+    }
+}
