@@ -68,7 +68,7 @@ fn every_mistake_of_the_policy_has_its_place() {
     let home = tempfile::tempdir().expect("a directory");
     let plans = home.path().join("plans.toml");
     let tenants = home.path().join("tenants.toml");
-    fs::write(&plans, "[[plan]]\nid = \"business\"\nprice = 3\n").expect("written");
+    fs::write(&plans, "[[plan]]\nid = \"business\"\ncolour = 3\n").expect("written");
     fs::write(&tenants, "[[tenant]]\nid = \"acme\"\nplan = \"gold\"\n").expect("written");
     let checked = orbit(&["policy", "check", home.path().to_str().expect("text")]);
     assert_eq!(checked.status.code(), Some(1));
