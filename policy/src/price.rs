@@ -107,7 +107,11 @@ impl fmt::Display for Money {
         let sign = if self.minor < 0 { "-" } else { "" };
         let minor = self.minor.unsigned_abs();
         let (whole, part) = (minor / unit, minor % unit);
-        if places == 0 { write!(f, "{sign}{whole}") } else { write!(f, "{sign}{whole}.{part:0>places$}") }
+        if places == 0 {
+            write!(f, "{sign}{whole}")
+        } else {
+            write!(f, "{sign}{whole}.{part:0>places$}")
+        }
     }
 }
 

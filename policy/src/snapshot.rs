@@ -12,8 +12,8 @@ use std::sync::{Arc, OnceLock};
 
 use hashbrown::HashTable;
 
-pub(crate) use rights::{Missing, Rights};
 pub use rights::{Activated, Addon, Change, Entitlements, Figures, GrantedBy};
+pub(crate) use rights::{Missing, Rights};
 pub use routes::{NoRoute, RouteIndex};
 pub(crate) use routes::{RouteTable, RouteTableBuilder};
 

@@ -7,8 +7,8 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use orbit_policy::snapshot::{Change, Snapshot};
 use orbit_policy::Source;
+use orbit_policy::snapshot::{Change, Snapshot};
 
 use crate::clock::Clock;
 

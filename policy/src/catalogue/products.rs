@@ -62,9 +62,10 @@ impl<'d> Products<'d> {
             set(&names.iter().map(|n| features.intern((*n.value).into())).collect::<Vec<_>>())
         };
         let offered = plan_ids.offered(at_us, plans.len());
-        let plan_rows = plans.iter().zip(&plan_apps).zip(offered).map(|((doc, apps), is_offered)| {
-            plan(doc, is_offered, set(apps), intern(&doc.features))
-        });
+        let plan_rows =
+            plans.iter().zip(&plan_apps).zip(offered).map(|((doc, apps), is_offered)| {
+                plan(doc, is_offered, set(apps), intern(&doc.features))
+            });
         let plan_rows = plan_rows.collect();
         let addon_rows = addons.iter().zip(&addon_apps).map(|(doc, apps)| Addon {
             id: (*doc.id.value).into(),

@@ -79,7 +79,10 @@ parent = "nobody"
          [[key]]\nid = \"short\"\ntenant = \"acne\"\nhash = \"{key_hash}\"\n"
     );
     let refused = policy
-        .apply(&sources(&[("a.toml", bad), ("keys.toml", &keys)]), || Reading { mono: Nanos(1), unix_us: 0 })
+        .apply(&sources(&[("a.toml", bad), ("keys.toml", &keys)]), || Reading {
+            mono: Nanos(1),
+            unix_us: 0,
+        })
         .expect_err("every one of these is a mistake");
     let expected = [
         "a.toml:3:9: plan.business.apps: there is no app `cmr`; did you mean `crm`?",
@@ -213,7 +216,9 @@ fn p3_two_hundred_reloads_refill_nothing() {
     for round in 0..200 {
         let limit =
             format!(r#"{{ name = "slow", rate = 1, per = "hour", burst = {} }}"#, 5 + round % 2);
-        policy.apply(&tree(&limit, "", ""), || Reading { mono: Nanos(round), unix_us: 0 }).expect("valid");
+        policy
+            .apply(&tree(&limit, "", ""), || Reading { mono: Nanos(round), unix_us: 0 })
+            .expect("valid");
     }
     assert_eq!(left(&policy, 200, 10), 2, "burst is 6 now, 4 are spent");
 }

@@ -192,9 +192,10 @@ impl<'t> Timelines<'t> {
                 dates::period_end_us(requested.at_us(zone), *billing_day, zone)
             }
         };
-        let plan = change.plan.as_ref().and_then(|plan| {
-            self.plan(plan, Some(at_us), calendar, || key("plan"), findings)
-        });
+        let plan = change
+            .plan
+            .as_ref()
+            .and_then(|plan| self.plan(plan, Some(at_us), calendar, || key("plan"), findings));
         let addons = change.addons.as_ref();
         let apps = change.apps.as_ref();
         let mut what: Vec<String> = plan.iter().map(|plan| self.plan_name(*plan)).collect();
@@ -228,9 +229,10 @@ impl<'t> Timelines<'t> {
         let Some(trial) = &doc.contract.trial else { return };
         let key = |field: &str| format!("tenant.{}.trial.{field}", doc.id.value);
         let until_us = trial.until.value.at_us(&calendar.zone);
-        let plan = trial.then.as_ref().and_then(|plan| {
-            self.plan(plan, Some(until_us), calendar, || key("then"), findings)
-        });
+        let plan = trial
+            .then
+            .as_ref()
+            .and_then(|plan| self.plan(plan, Some(until_us), calendar, || key("then"), findings));
         if let Some(since) = &doc.contract.since
             && since.value.at_us(&calendar.zone) >= until_us
         {
@@ -320,3 +322,6 @@ fn check(steps: &[Step], since_us: Option<i64>, tenant: &str, findings: &mut Fin
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

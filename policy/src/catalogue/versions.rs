@@ -39,7 +39,8 @@ impl<'d> Versions<'d> {
         let first = groups.iter().map(|group| &group[0].1.id);
         let ids = Index::build("plan", first.collect::<Vec<_>>().into_iter(), findings);
         let group = |group: &&[(u32, &PlanDoc<'_>)]| {
-            let mut versions: Vec<_> = group.iter().map(|(index, doc)| version(*index, doc)).collect();
+            let mut versions: Vec<_> =
+                group.iter().map(|(index, doc)| version(*index, doc)).collect();
             versions.sort_by_key(|version| version.from_us(&TimeZone::UTC));
             versions
         };

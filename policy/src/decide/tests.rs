@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::{Call, Decision, Denial, Reason};
-use crate::snapshot::GrantedBy;
 use crate::keys::ApiKey;
+use crate::snapshot::GrantedBy;
 use crate::{Nanos, Policy, PolicySettings, Source};
 
 const SECRET: &str = "00000000000000000000000000000000";

@@ -163,8 +163,9 @@ pub(super) fn price(fields: &mut Fields<'_, '_, '_>) -> Option<Price> {
             let amount = Money::parse(&text.value, currency);
             if amount.is_none() {
                 let (code, digits) = (currency.code(), currency.digits());
-                let message =
-                    format!("is not an amount of {code}: digits, and at most {digits} after a point");
+                let message = format!(
+                    "is not an amount of {code}: digits, and at most {digits} after a point"
+                );
                 fields.find(text.place, "amount", message);
             }
             amount

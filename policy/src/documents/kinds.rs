@@ -176,19 +176,7 @@ impl<'i> RouteDoc<'i> {
         let path = path.unwrap_or(Located { value: Text::Borrowed("/"), place: fields.place });
         let clean = fields.finish();
         let (id, app, upstream) = (id?, app?, upstream?);
-        Some(RouteDoc {
-            id,
-            app,
-            host,
-            path,
-            methods,
-            upstream,
-            meter,
-            cost,
-            tier,
-            feature,
-            clean,
-        })
+        Some(RouteDoc { id, app, host, path, methods, upstream, meter, cost, tier, feature, clean })
     }
 }
 

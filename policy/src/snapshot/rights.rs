@@ -200,7 +200,8 @@ impl Snapshot {
     pub(crate) fn grant_room(&self, rights: &Rights, route: RouteIndex) -> GrantedBy<'_> {
         let app = self.routes[route.0 as usize].app;
         let now = rights.figures.app_count;
-        let more = |count: Option<u64>| count.is_none_or(|count| now.is_some_and(|now| count > now));
+        let more =
+            |count: Option<u64>| count.is_none_or(|count| now.is_some_and(|now| count > now));
         self.offers(|plan| plan.apps.contains(app) && more(plan.app_count), |_| false)
     }
 
