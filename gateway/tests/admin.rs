@@ -15,16 +15,38 @@ use orbit_meter::clickhouse::ClickHouseSettings;
 use orbit_policy::PolicySettings;
 use serde_json::{Value, json};
 
-const PLAN: &str = "[[plan]]\nid = \"business\"\ntitle = \"Business\"\n";
+const PLAN: &str = "\
+[[plan]]
+id = \"business\"
+title = \"Business\"
+users = 200
+app_count = 1
+storage_gb = 500
+support = \"12/7\"
+api_tier = \"complete\"
+price = { amount = \"1490\", currency = \"BRL\", per = \"month\" }
+[[addon]]
+id = \"extra\"
+title = \"Extra\"
+features = [\"gpt4\"]
+";
 const TENANTS: &str = "\
 [[tenant]]
 id = \"acme\"
 plan = \"business\"
+zone = \"America/Sao_Paulo\"
+addons = [\"extra\"]
+overrides = { users = 250 }
 limits = [{ name = \"requests\", rate = 10, burst = 20 }, { name = \"open\", concurrent = 5 }]
 
 [[tenant]]
 id = \"acme-brasil\"
 parent = \"acme\"
+
+[[change]]
+tenant = \"acme\"
+at = \"2999-01-01\"
+status = \"suspended\"
 ";
 
 /// A policy directory and an admin API on it, both gone at the end of the test.
@@ -255,6 +277,19 @@ fn usage_names_every_limit_up_the_tree() {
     assert_eq!(usage["tenant"], "acme-brasil");
     assert_eq!(usage["path"], "acme/acme-brasil");
     assert_eq!((&usage["level"], &usage["plan"]), (&json!("subsidiary"), &json!("business")));
+    assert_eq!(
+        usage["entitlements"],
+        json!({
+            "plan": "business", "version": 1, "status": "active", "trial_until": null,
+            "price": { "amount": "1490.00", "currency": "BRL", "per": "month" },
+            "users": 250, "app_count": 1, "storage_gb": 500, "api_tier": "complete",
+            "support": "12/7", "features": ["gpt4"], "apps": [],
+            "addons": [{ "id": "extra", "title": "Extra", "price": null }],
+            "next_change": {
+                "at": "2999-01-01T03:00:00.000Z", "tenant": "acme", "change": "status suspended",
+            },
+        })
+    );
     let limits = usage["limits"].as_array().expect("a list");
     let find = |kind: &str| {
         limits.iter().find(|limit| limit["kind"] == kind).unwrap_or_else(|| panic!("{usage}"))

@@ -64,6 +64,30 @@ fn wrong_arguments_are_exit_code_2() {
 }
 
 #[test]
+fn a_tenant_is_shown_at_any_time() {
+    let home = tempfile::tempdir().expect("a directory");
+    let home = home.path();
+    let document = "[[plan]]\nid = \"small\"\nusers = 50\n[[plan]]\nid = \"big\"\n[[tenant]]\n\
+                    id = \"acme\"\nplan = \"small\"\n[[change]]\ntenant = \"acme\"\n\
+                    at = \"2999-01-01\"\nplan = \"big\"\n";
+    fs::write(home.join("all.toml"), document).expect("written");
+    let path = home.to_str().expect("text");
+    let checked = orbit(&["policy", "check", path]);
+    let next = "next change 2999-01-01T00:00:00Z: acme: plan big@1\n";
+    assert!(stdout(&checked).ends_with(next), "{}", stdout(&checked));
+    let shown = |more: &[&str]| {
+        let shown = orbit(&[&["policy", "show", "acme", path], more].concat());
+        assert_eq!(shown.status.code(), Some(0), "{}", stderr(&shown));
+        let json: serde_json::Value = serde_json::from_str(&stdout(&shown)).expect("JSON");
+        (json["plan"].clone(), json["users"].clone(), json["next_change"].is_null())
+    };
+    assert_eq!(shown(&[]), ("small".into(), 50.into(), false));
+    let later = (serde_json::Value::from("big"), serde_json::Value::Null, true);
+    assert_eq!(shown(&["--at", "2999-01-01"]), later);
+    assert_eq!(orbit(&["policy", "show", "acne", path]).status.code(), Some(1));
+}
+
+#[test]
 fn every_mistake_of_the_policy_has_its_place() {
     let home = tempfile::tempdir().expect("a directory");
     let plans = home.path().join("plans.toml");

@@ -52,9 +52,35 @@ host = "*.example.com"
 path = "/crm"
 app = "crm"
 upstream = "u"
+[[route]]
+id = "premium"
+host = "*.example.com"
+path = "/crm/premium"
+app = "crm"
+upstream = "u"
+tier = "premium"
+[[route]]
+id = "feature"
+host = "*.example.com"
+path = "/crm/feature"
+app = "crm"
+upstream = "u"
+feature = "gpt4"
+[[app]]
+id = "off"
+[[route]]
+id = "off"
+host = "*.example.com"
+path = "/off"
+app = "off"
+upstream = "u"
+[[addon]]
+id = "ai"
+features = ["gpt4"]
 [[tenant]]
 id = "holding"
 plan = "business"
+apps = ["crm"]
 limits = [{{ name = "requests", rate = 1, per = "hour", burst = 1_000, apps = ["crm"] }}]
 [[tenant]]
 id = "team"
@@ -70,6 +96,31 @@ limits = [{{ name = "requests", rate = 1, per = "hour", burst = 1_000 }}]
     );
     let settings = PolicySettings { max_dynamic_keys: 100, hash_key: [3; 16] };
     Policy::new(&[Source { file: "t.toml".into(), text }], &settings, 0).expect("valid")
+}
+
+#[test]
+fn refusing_what_a_tenant_is_not_entitled_to_allocates_nothing() {
+    let key = ApiKey::generate("test").expect("a key");
+    let policy = policy(&key);
+    let paths = ["/crm/premium", "/crm/feature", "/off"];
+    let call = |path| Call {
+        key: Some(key.reveal().as_bytes()),
+        host: "api.example.com",
+        path,
+        method: "GET",
+        client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        header: &|_| None,
+        now: Nanos(0),
+        unix_us: 0,
+    };
+    // The first look at a policy makes the thread's place among its readers.
+    drop(policy.decide(&call("/crm")));
+    let before = ALLOCATIONS.with(Cell::get);
+    for path in paths {
+        let Decision::Deny(denial) = policy.decide(&call(path)) else { panic!("{path}") };
+        assert!(denial.limit().is_none());
+    }
+    assert_eq!(ALLOCATIONS.with(Cell::get) - before, 0);
 }
 
 #[test]

@@ -180,3 +180,22 @@ fn documents_come_in_one_order_and_once() {
     let text = Source { file: "a".to_owned(), text: "bc".to_owned() };
     assert_ne!(Fingerprint::of(&[moved]), Fingerprint::of(&[text]));
 }
+
+#[tokio::test]
+async fn a_change_that_came_while_nothing_ran_is_in_force_at_the_start() {
+    let home = directory();
+    let changes = "[[change]]\ntenant = \"acme\"\nat = \"2020-01-01\"\nstatus = \"unpaid\"\n\
+                   [[change]]\ntenant = \"acme\"\nat = \"2999-01-01\"\nstatus = \"active\"\n";
+    let file = home.path().join("policy/tenants.toml");
+    fs::write(&file, tenant(10) + changes).expect("written");
+    let (policy, reloader) = started(home.path(), false);
+    let status = |policy: &Policy| policy.load().tenant("acme").expect("a tenant").status;
+    assert_eq!(status(&policy), orbit_policy::snapshot::Status::Unpaid);
+    let reloads = reloader.handle();
+    assert_eq!(reloads.status().next_change_us, Some(32_472_144_000_000_000));
+    // Taken out of the documents, a change is undone; nothing is waited for then.
+    fs::write(&file, tenant(10)).expect("written");
+    let reloaded = reloads.apply().await.expect("answered");
+    assert_eq!((reloaded.version, reloaded.next_change_us), (2, None));
+    assert_eq!(status(&policy), orbit_policy::snapshot::Status::Active);
+}

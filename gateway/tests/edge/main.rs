@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
 mod answers;
+mod entitlements;
 mod full;
 mod harness;
 mod hostile;

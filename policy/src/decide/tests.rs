@@ -240,3 +240,66 @@ proptest! {
         }
     }
 }
+
+/// A tenant with three of four apps and an add-on, and a route for each way to be refused.
+fn entitled() -> Policy {
+    let mut text = format!(
+        "[[plan]]\nid = \"p\"\napp_count = 2\napps = [\"a\", \"b\", \"c\", \"d\"]\n\
+         [[plan]]\nid = \"q\"\napi_tier = \"premium\"\napp_count = 3\napps = [\"a\", \"c\"]\n\
+         features = [\"f\"]\n[[plan]]\nid = \"q\"\nversion = 2\nfrom = \"1970-02-01\"\n\
+         apps = [\"c\", \"z\"]\n[[addon]]\nid = \"e\"\napps = [\"e\"]\n\
+         features = [\"g\"]\n[[upstream]]\nid = \"u\"\npeers = [{{ address = \"127.0.0.1:1\" }}]\n\
+         [[tenant]]\nid = \"t\"\nplan = \"p\"\napps = [\"a\", \"b\", \"e\", \"c\"]\naddons = [\"e\"]\n\
+         [[key]]\nid = \"abcdefghi1\"\ntenant = \"t\"\nhash = \"{}\"\n",
+        hash_of("")
+    );
+    for app in ["a", "b", "c", "d", "e", "z"] {
+        text.push_str(&format!(
+            "[[app]]\nid = \"{app}\"\n[[route]]\nid = \"{app}\"\npath = \"/{app}\"\n\
+             app = \"{app}\"\nupstream = \"u\"\n"
+        ));
+    }
+    for (id, app, keys) in [
+        ("tier", "a", "tier = \"complete\""),
+        ("f", "a", "feature = \"f\""),
+        ("g", "a", "feature = \"g\""),
+        ("both", "c", "feature = \"f\"\ntier = \"premium\""),
+    ] {
+        text.push_str(&format!(
+            "[[route]]\nid = \"{id}\"\npath = \"/{app}/{id}\"\napp = \"{app}\"\nupstream = \"u\"\n\
+             {keys}\n"
+        ));
+    }
+    let sources = [Source { file: "t.toml".into(), text }];
+    let settings = PolicySettings { max_dynamic_keys: 10, hash_key: [0; 16] };
+    Policy::new(&sources, &settings, 0).unwrap_or_else(|d| panic!("{d}"))
+}
+
+#[test]
+fn what_is_missing_is_named_with_what_would_grant_it() {
+    let policy = entitled();
+    let ask = |path| ask("abcdefghi1", path, 0);
+    for path in ["/a", "/a/x", "/b", "/e", "/a/g"] {
+        assert!(granted(&policy, ask(path)), "{path}");
+    }
+    let by = |plans: &[&'static str], addons: &[&'static str]| GrantedBy {
+        plans: plans.to_vec(),
+        addons: addons.to_vec(),
+    };
+    for (path, reason, granted_by) in [
+        // Activated third, after two that count and one that does not.
+        ("/c", "AppLimitExceeded", by(&["q"], &[])),
+        ("/d", "AppNotActivated", by(&[], &[])),
+        // Version 2 of `q` would, and nobody can have it yet.
+        ("/z", "NotEntitled", by(&[], &[])),
+        ("/a/tier", "ApiTierTooLow", by(&["q"], &[])),
+        ("/a/f", "FeatureNotIncluded", by(&["q"], &[])),
+        // What comes first is named first.
+        ("/c/both", "AppLimitExceeded", by(&["q"], &[])),
+    ] {
+        let ask = ask(path);
+        let denial = denied(&policy, &ask);
+        assert_eq!(format!("{:?}", denial.reason), reason, "{path}");
+        assert_eq!(denial.granted_by(), granted_by, "{path}");
+    }
+}
