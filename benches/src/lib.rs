@@ -71,7 +71,7 @@ pub fn example(tenant: &str) -> (Policy, ApiKey) {
     let (id, hash) = (&key.id, &key.hash);
     let text = format!("[[key]]\nid = \"{id}\"\ntenant = \"{tenant}\"\nhash = \"{hash}\"\n");
     sources.push(Source { file: "key.toml".into(), text });
-    (Policy::new(&sources, &settings()).expect("valid"), key)
+    (Policy::new(&sources, &settings(), 0).expect("valid"), key)
 }
 
 /// Documents of `tenants` tenants in holdings of a hundred, with `keys_each` keys for each, and

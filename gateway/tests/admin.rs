@@ -34,10 +34,10 @@ const TENANTS: &str = "\
 [[tenant]]
 id = \"acme\"
 plan = \"business\"
+limits = [{ name = \"requests\", rate = 10, burst = 20 }, { name = \"open\", concurrent = 5 }]
 zone = \"America/Sao_Paulo\"
 addons = [\"extra\"]
 overrides = { users = 250 }
-limits = [{ name = \"requests\", rate = 10, burst = 20 }, { name = \"open\", concurrent = 5 }]
 
 [[tenant]]
 id = \"acme-brasil\"

@@ -224,7 +224,7 @@ async fn a_change_takes_effect_at_its_instant_and_drops_no_request() {
                 let asked_us = bench.edge.clock.unix_us();
                 let statuses = (bench.get("/crm").await.0, bench.get("/crm/bulk").await.0);
                 answers.push((asked_us, statuses, bench.edge.clock.unix_us()));
-                drop(asked.send(()));
+                let _heard = asked.send(());
             }
             answers
         }
