@@ -66,7 +66,9 @@ impl Policy {
                     "ok: {tenants} tenants, {keys} keys, {plans} plans, {apps} apps, \
                      {routes} routes"
                 ));
-                snapshot.upcoming().iter().take(1).for_each(show_next);
+                if let Some(change) = snapshot.upcoming().first() {
+                    show_next(change);
+                }
             }
             Policy::Show { tenant, paths, at } => {
                 let snapshot = judge(&paths, at.unwrap_or(now_us))?;
@@ -94,6 +96,9 @@ fn judge(paths: &[PathBuf], at_us: i64) -> anyhow::Result<Snapshot> {
 
 fn show_next(change: &Change) {
     let at = Timestamp::from_microsecond(change.at_us).unwrap_or_default();
-    let tenant = change.tenant.iter().map(|tenant| format!("{tenant}: ")).collect::<String>();
-    output::line(format_args!("next change {at:.0}: {tenant}{}", change.what));
+    let what = &change.what;
+    match &change.tenant {
+        Some(tenant) => output::line(format_args!("next change {at:.0}: {tenant}: {what}")),
+        None => output::line(format_args!("next change {at:.0}: {what}")),
+    }
 }

@@ -80,22 +80,25 @@ impl Schedule {
 pub(super) fn log_effect(before: &Snapshot, after: &Snapshot) {
     let (from_us, to_us) = (before.at_us(), after.at_us());
     let new = |change: &&Change| from_us < change.at_us && change.at_us <= to_us;
-    after.changes().iter().filter(new).for_each(|change| log(change, "took effect"));
+    for change in after.changes().iter().filter(new) {
+        log(change, "took effect");
+    }
 }
 
 /// Logs the latest changes that are in force at a start: some of them while nothing ran, perhaps.
 pub(super) fn log_history(snapshot: &Snapshot) {
     let in_force = snapshot.changes().len() - snapshot.upcoming().len();
     let first = in_force.saturating_sub(LOGGED_HISTORY);
-    snapshot.changes()[first..in_force].iter().for_each(|change| log(change, "is in force"));
-    snapshot.upcoming().iter().take(1).for_each(|change| log(change, "comes next"));
+    for change in &snapshot.changes()[first..in_force] {
+        log(change, "is in force");
+    }
+    if let Some(change) = snapshot.upcoming().first() {
+        log(change, "comes next");
+    }
 }
 
 fn log(change: &Change, event: &'static str) {
     let at = Timestamp::from_microsecond(change.at_us).unwrap_or_default();
-    let (tenant, what) = (change.tenant.as_deref(), &*change.what);
-    match tenant {
-        Some(tenant) => tracing::info!(%at, tenant, change = what, "a scheduled change {event}"),
-        None => tracing::info!(%at, change = what, "a scheduled change {event}"),
-    }
+    let tenant = change.tenant.as_deref();
+    tracing::info!(%at, tenant, change = &*change.what, "a scheduled change {event}");
 }

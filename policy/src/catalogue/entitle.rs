@@ -125,7 +125,9 @@ impl<'e> Entitler<'e> {
     fn open_routes(&self, rights: &mut Rights) {
         let mut usable = BitSet::default();
         let granted = |app: &&u32| rights.granted.contains(**app) && !rights.over.contains(app);
-        rights.activated.iter().filter(granted).for_each(|app| usable.insert(*app));
+        for app in rights.activated.iter().filter(granted) {
+            usable.insert(*app);
+        }
         for (index, route) in (0..).zip(&self.routes.routes) {
             let has = |feature| rights.features.contains(feature);
             if usable.contains(route.app)

@@ -26,7 +26,9 @@ fn owned(title: Option<&Text<'_>>, id: &str) -> Box<str> {
 
 fn set(members: &[u32]) -> BitSet {
     let mut set = BitSet::default();
-    members.iter().for_each(|member| set.insert(*member));
+    for member in members {
+        set.insert(*member);
+    }
     set
 }
 

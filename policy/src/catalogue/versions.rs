@@ -25,7 +25,7 @@ struct Version {
 }
 
 impl Version {
-    fn from_us(&self, zone: &TimeZone) -> i64 {
+    fn begins_us(&self, zone: &TimeZone) -> i64 {
         self.from.map_or(i64::MIN, |from| from.at_us(zone))
     }
 }
@@ -41,7 +41,7 @@ impl<'d> Versions<'d> {
         let group = |group: &&[(u32, &PlanDoc<'_>)]| {
             let mut versions: Vec<_> =
                 group.iter().map(|(index, doc)| version(*index, doc)).collect();
-            versions.sort_by_key(|version| version.from_us(&TimeZone::UTC));
+            versions.sort_by_key(|version| version.begins_us(&TimeZone::UTC));
             versions
         };
         for group in &groups {
@@ -89,7 +89,7 @@ impl<'d> Versions<'d> {
     pub(super) fn offered(&self, at_us: i64, plans: usize) -> Vec<bool> {
         let mut offered = vec![false; plans];
         for versions in &self.of_id {
-            let begun = |version: &&Version| version.from_us(&TimeZone::UTC) <= at_us;
+            let begun = |version: &&Version| version.begins_us(&TimeZone::UTC) <= at_us;
             if let Some(version) = versions.iter().rev().find(begun) {
                 offered[version.plan as usize] = true;
             }
@@ -105,7 +105,7 @@ impl<'d> Versions<'d> {
         self.of_id.iter().flatten().filter(|version| version.from.is_some()).map(|version| {
             let id = &docs[version.plan as usize].id.value;
             Change {
-                at_us: version.from_us(&TimeZone::UTC),
+                at_us: version.begins_us(&TimeZone::UTC),
                 tenant: None,
                 what: format!("plan {id}@{} is offered", version.number).into(),
             }
@@ -123,13 +123,13 @@ fn check(group: &[(u32, &PlanDoc<'_>)], findings: &mut Findings) {
     for (index, (_, doc)) in group.iter().enumerate() {
         let id = &doc.id.value;
         let earlier = group[..index].iter().map(|(_, other)| *other);
-        let from_us = |doc: &PlanDoc<'_>| version(0, doc).from_us(&TimeZone::UTC);
+        let begins_us = |doc: &PlanDoc<'_>| version(0, doc).begins_us(&TimeZone::UTC);
         for other in earlier {
             if other.version.value == doc.version.value {
                 let key = format!("plan.{id}.id");
                 let message = format!("version {} is there already, at", doc.version.value);
                 findings.add_with(doc.id.place, key, message, other.id.place);
-            } else if from_us(other) == from_us(doc) {
+            } else if begins_us(other) == begins_us(doc) {
                 let place = doc.from.as_ref().map_or(doc.id.place, |from| from.place);
                 let message = "another version is offered from the same day on: write `from`, the \
                                day from which tenants get this one; the other is at";
@@ -152,8 +152,8 @@ fn offered_at<'v>(
     came_us: i64,
     zone: &TimeZone,
 ) -> Result<&'v Version, String> {
-    let begun = versions.iter().filter(|version| version.from_us(zone) <= came_us);
-    begun.max_by_key(|version| version.from_us(zone)).ok_or_else(|| {
+    let begun = versions.iter().filter(|version| version.begins_us(zone) <= came_us);
+    begun.max_by_key(|version| version.begins_us(zone)).ok_or_else(|| {
         let first = versions.first().and_then(|version| version.from);
         let first = first.map(|from| from.to_string()).unwrap_or_default();
         format!(

@@ -90,7 +90,9 @@ fn shown(snapshot: &Snapshot, tenant: &str) -> String {
     });
     let apps = apps.collect::<Vec<_>>().join(" ");
     let mut text = format!("{}@{} {} [{apps}]", has.plan.id, has.plan.version, has.status.as_str());
-    has.addons.iter().for_each(|addon| write!(text, " {}", addon.id).expect("a string"));
+    for addon in &has.addons {
+        write!(text, " {}", addon.id).expect("a string");
+    }
     if let Some(until_us) = has.trial_until_us {
         write!(text, " until {}", Utc(until_us)).expect("a string");
     }
