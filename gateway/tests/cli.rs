@@ -67,13 +67,17 @@ fn wrong_arguments_are_exit_code_2() {
 fn a_tenant_is_shown_at_any_time() {
     let home = tempfile::tempdir().expect("a directory");
     let home = home.path();
-    let document = "[[plan]]\nid = \"small\"\nusers = 50\n[[plan]]\nid = \"big\"\n[[tenant]]\n\
-                    id = \"acme\"\nplan = \"small\"\n[[change]]\ntenant = \"acme\"\n\
-                    at = \"2999-01-01\"\nplan = \"big\"\n";
+    let document = "[[plan]]\nid = \"small\"\nusers = 50\napp_count = 1\napps = [\"a\", \"b\"]\n[[plan]]\nid = \"big\"\n[[tenant]]\n\
+                    id = \"acme\"\nplan = \"small\"\napps = [\"a\", \"b\", \"c\"]\n[[tenant]]\nid = \"below\"\n\
+                    parent = \"acme\"\n[[app]]\nid = \"a\"\n[[app]]\nid = \"b\"\n[[app]]\nid = \"c\"\n\
+                    [[change]]\ntenant = \"acme\"\nat = \"2999-01-01\"\nplan = \"big\"\n";
     fs::write(home.join("all.toml"), document).expect("written");
     let path = home.to_str().expect("text");
     let checked = orbit(&["policy", "check", path]);
-    let next = "next change 2999-01-01T00:00:00Z: acme: plan big@1\n";
+    let next = "warning: tenant.acme.apps: `b` is beyond the number of apps\n\
+                warning: tenant.acme.apps: `c` is not granted\n\
+                next change 2999-01-01T00:00:00Z: acme: plan big@1\n";
+    assert_eq!(checked.status.code(), Some(0));
     assert!(stdout(&checked).ends_with(next), "{}", stdout(&checked));
     let shown = |more: &[&str]| {
         let shown = orbit(&[&["policy", "show", "acme", path], more].concat());

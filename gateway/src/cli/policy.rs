@@ -15,6 +15,9 @@ use crate::admin::entitlements_json;
 use crate::clock::Clock;
 use crate::reload;
 
+/// Most warnings that are shown.
+const WARNINGS: usize = 20;
+
 /// Work on policy documents
 #[derive(Subcommand)]
 pub(super) enum Policy {
@@ -24,7 +27,8 @@ Examples:
   orbit policy check
   orbit policy check config/policy data/policy/demo-keys.toml
 
-Changes that are still to come are checked like those that have come. The next one is shown.
+Changes that are still to come are checked like those that have come. The next one is shown, and so
+are apps that a tenant has activated and cannot use, as warnings.
 
 Exit code 0: valid. 1: mistakes, all of them on standard output.")]
     Check {
@@ -66,6 +70,7 @@ impl Policy {
                     "ok: {tenants} tenants, {keys} keys, {plans} plans, {apps} apps, \
                      {routes} routes"
                 ));
+                show_warnings(&snapshot);
                 if let Some(change) = snapshot.upcoming().first() {
                     show_next(change);
                 }
@@ -92,6 +97,20 @@ fn judge(paths: &[PathBuf], at_us: i64) -> anyhow::Result<Snapshot> {
         let count = diagnostics.len();
         bail!("{count} mistake{}", if count == 1 { "" } else { "s" })
     })
+}
+
+/// A downgrade must not make a policy invalid, but somebody should know what it takes away.
+fn show_warnings(snapshot: &Snapshot) {
+    let mut unusable = snapshot.unusable_apps();
+    for (tenant, activated) in unusable.by_ref().take(WARNINGS) {
+        let why = if activated.granted { "is beyond the number of apps" } else { "is not granted" };
+        let (tenant, app) = (&tenant.id, &activated.app.id);
+        output::line(format_args!("warning: tenant.{tenant}.apps: `{app}` {why}"));
+    }
+    let more = unusable.count();
+    if more > 0 {
+        output::line(format_args!("and {more} more warnings"));
+    }
 }
 
 fn show_next(change: &Change) {

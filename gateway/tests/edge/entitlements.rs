@@ -161,6 +161,9 @@ async fn the_app_after_the_last_that_fits_is_refused_and_no_other() {
     assert_eq!(refused(&bench, "/crm").await, expected);
 }
 
+const OK: StatusCode = StatusCode::OK;
+const NO: StatusCode = StatusCode::FORBIDDEN;
+
 /// A gateway whose policy is on disk, and what reloads it.
 struct OnDisk {
     bench: Arc<Bench>,
@@ -239,8 +242,6 @@ async fn a_change_takes_effect_at_its_instant_and_drops_no_request() {
     stop.store(true, Ordering::Relaxed);
     let answers = traffic.await.unwrap();
 
-    const OK: StatusCode = StatusCode::OK;
-    const NO: StatusCode = StatusCode::FORBIDDEN;
     let mut seen = [0; 3];
     for (asked_us, statuses, answered_us) in answers {
         let at = format!("{statuses:?} {} us after the upgrade", asked_us - upgrade_us);

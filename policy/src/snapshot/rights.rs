@@ -1,6 +1,8 @@
 //! What a tenant is entitled to, resolved: one set of routes for the hot path, and beside it
 //! everything that a refusal, an operator or the tenant itself wants to know about it.
 
+use std::sync::Arc;
+
 use super::{ApiTier, App, BitSet, Plan, RouteIndex, Snapshot, Status, SupportLevel, Tenant};
 use crate::price::Price;
 
@@ -158,6 +160,19 @@ impl Snapshot {
             trial_until_us: tenant.trial_until_us,
             next_change: self.next_change_of(tenant),
         }
+    }
+
+    /// The activated apps that a tenant cannot use: beyond its number of apps, or granted by
+    /// nothing. Not of those that have just what the tenant above has.
+    pub fn unusable_apps(&self) -> impl Iterator<Item = (&Tenant, Activated<'_>)> {
+        let own = |tenant: &&Tenant| {
+            let above = tenant.path.rsplit('/').nth(1).and_then(|id| self.tenant(id));
+            above.is_none_or(|above| !Arc::ptr_eq(&above.rights, &tenant.rights))
+        };
+        self.tenants.iter().filter(own).flat_map(|tenant| {
+            let apps = self.entitlements_of(tenant).apps.into_iter();
+            apps.filter(|app| app.over_limit || !app.granted).map(move |app| (tenant, app))
+        })
     }
 
     /// The instant this snapshot was made for, unix microseconds.

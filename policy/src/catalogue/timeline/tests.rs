@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use proptest::prelude::*;
 
-use crate::dates::{Utc, When};
+use crate::dates::{Utc, When, Zones, period_end_us};
 use crate::decide::tests::{ask, granted, hash_of};
 use crate::snapshot::{Snapshot, Status};
 use crate::{Nanos, Policy, PolicySettings, Reading, Source, check};
@@ -459,7 +459,8 @@ fn p4_every_mistake_of_terms_and_times_has_its_place() {
 #[test]
 fn p4_a_chain_that_a_later_plan_makes_too_long_is_found_today() {
     let limits = |count: usize| -> String {
-        (0..count).map(|i| format!("{{ name = \"l{i}\", concurrent = 1 }}, ")).collect()
+        let one = |index| format!("{{ name = \"l{index}\", concurrent = 1 }}");
+        (0..count).map(one).collect::<Vec<_>>().join(", ")
     };
     let text = |more: usize| {
         format!(
@@ -517,10 +518,13 @@ const ZONES: [&str; 3] = ["UTC", "America/Sao_Paulo", "Europe/Berlin"];
 const TENANTS: usize = 4;
 const DAYS: i64 = 900;
 
-/// Tenant `t0` to `t3`, each below the one before or a root; zone, billing day, trial, changes.
+/// A tenant in a random document: whether it is below the one before, its zone, its billing day,
+/// and the last day of its trial with the plan after it.
+type Told = (bool, usize, u8, Option<(i64, usize)>);
+
 #[derive(Clone, Debug)]
 struct Story {
-    tenants: Vec<(bool, usize, u8, Option<(i64, usize)>)>,
+    tenants: Vec<Told>,
     changes: Vec<Says>,
 }
 
@@ -595,7 +599,8 @@ impl Says {
             writeln!(text, "at = \"{date}\"").expect("a string");
         }
         let list = |names: &[&str], chosen: &[usize]| {
-            chosen.iter().map(|index| format!("\"{}\", ", names[*index])).collect::<String>()
+            let names = chosen.iter().map(|index| format!("\"{}\"", names[*index]));
+            names.collect::<Vec<_>>().join(", ")
         };
         if let Some(plan) = self.plan {
             writeln!(text, "plan = \"{}\"", PLANS[plan]).expect("a string");
@@ -618,11 +623,11 @@ impl Story {
     /// the latest that was said.
     fn first_tenant_at(&self, at_us: i64) -> (String, Vec<&'static str>, Status) {
         let (_, zone, billing_day, trial) = &self.tenants[0];
-        let zone = jiff::tz::TimeZone::get(ZONES[*zone]).expect("a zone");
+        let zone = Zones::new().find(ZONES[*zone]).expect("a zone");
         let us = |number| When::parse(&day(number)).expect("a day").at_us(&zone);
-        let instant = |says: &Says| match says.at_period_end {
-            true => crate::dates::period_end_us(us(says.day), *billing_day, &zone),
-            false => us(says.day),
+        let instant = |says: &Says| {
+            let said_us = us(says.day);
+            if says.at_period_end { period_end_us(said_us, *billing_day, &zone) } else { said_us }
         };
         let said: Vec<_> = self.changes.iter().filter(|says| says.tenant == 0).collect();
         let past = || said.iter().filter(|says| instant(says) <= at_us).copied();
