@@ -5,6 +5,7 @@ mod index;
 mod keys;
 mod limits;
 mod products;
+mod shares;
 mod tenants;
 
 use std::sync::Arc;
