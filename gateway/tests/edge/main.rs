@@ -9,6 +9,7 @@ mod http2;
 mod lasting;
 mod limits;
 mod protocols;
+mod quotas;
 mod records;
 mod unmetered;
 mod upstreams;
