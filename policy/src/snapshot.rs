@@ -4,6 +4,7 @@
 //! by one look-up, a tenant holds the whole chain of its limits from its own up to its
 //! holding's and its plan's. Bucket state is shared with the snapshots before and after.
 
+mod guarantee;
 mod routes;
 
 use std::any::Any;
@@ -11,6 +12,7 @@ use std::sync::{Arc, OnceLock};
 
 use hashbrown::HashTable;
 
+pub(crate) use guarantee::{GUARANTEE, Guarantee};
 pub use routes::{NoRoute, RouteIndex};
 pub(crate) use routes::{RouteTable, RouteTableBuilder};
 
@@ -253,36 +255,6 @@ pub(crate) enum Control {
         limit: u64,
         terms: Terms,
     },
-}
-
-/// What is guaranteed of the limit a share is of. It never refuses: what it has left secures the
-/// limits above, and without that they are asked like any other.
-#[derive(Clone, Debug)]
-pub(crate) struct Guarantee {
-    pub(crate) bucket: Arc<Bucket>,
-    pub(crate) terms: Terms,
-    /// The limits that are debited without being asked when this has tokens: bit 1 is the next slot
-    /// of the chain, and so on. 0: the limit it is of is not on this chain, and it does nothing.
-    pub(crate) secures: u64,
-}
-
-/// Ends the name of a share's guarantee. Not for names in documents.
-pub(crate) const GUARANTEE: &str = ":guarantee";
-
-impl Slot {
-    /// The bucket of a limit that is or guarantees a rate.
-    pub(crate) fn bucket(&self) -> Option<(&Arc<Bucket>, Terms)> {
-        match &self.control {
-            Control::Bucket { bucket, terms } => Some((bucket, *terms)),
-            Control::Guarantee(guarantee) => Some((&guarantee.bucket, guarantee.terms)),
-            Control::Gauge { .. } | Control::Each { .. } => None,
-        }
-    }
-
-    /// Whether it is part of a share rather than a limit of its own to a client.
-    pub(crate) fn is_guarantee(&self) -> bool {
-        matches!(self.control, Control::Guarantee(_))
-    }
 }
 
 /// A limit's name: `requests` of level `team` is `team/requests`.

@@ -55,11 +55,18 @@ upstream = "u"
 [[tenant]]
 id = "holding"
 plan = "business"
-limits = [{{ name = "requests", rate = 1, per = "hour", burst = 1_000, apps = ["crm"] }}]
+limits = [
+    {{ name = "requests", rate = 1, per = "hour", burst = 1_000, apps = ["crm"] }},
+    {{ name = "spare", rate = 1, per = "hour", burst = 480 }},
+]
 [[tenant]]
 id = "team"
 parent = "holding"
-limits = [{{ name = "user", rate = 1, per = "hour", burst = 1_000, each = "end_user" }}]
+limits = [
+    {{ name = "user", rate = 1, per = "hour", burst = 1_000, each = "end_user" }},
+    # Most are guaranteed, some are borrowed, the rest finds nothing left to borrow.
+    {{ name = "spare", guarantee = "50%", guarantee_burst = 450, burst = 1_000 }},
+]
 [[key]]
 id = "{}"
 tenant = "team"
@@ -103,6 +110,6 @@ fn deciding_allocates_nothing() {
         }
     }
     let allocations = ALLOCATIONS.with(Cell::get) - before;
-    assert_eq!((admitted, refused), (499, 501), "the plan's burst, less the first request");
+    assert_eq!((admitted, refused), (479, 521), "the shared burst, less the first request");
     assert_eq!(allocations, 0);
 }
