@@ -66,15 +66,15 @@ fn p4_every_mistake_in_a_share_is_named_with_line_and_key() {
         ),
         (
             "{ name = \"other\", guarantee = 5 }".into(),
-            ":21: tenant.c.limits[0].name: no tenant above has a limit `other` to share",
+            ":20: tenant.c.limits[0].name: no tenant above has a limit `other` to share",
         ),
         (
             "{ name = \"parallel\", guarantee = 5 }".into(),
-            ":21: tenant.c.limits[0].name: `parallel` above is concurrent or for each",
+            ":20: tenant.c.limits[0].name: `parallel` above is concurrent or for each",
         ),
         (
             "{ name = \"person\", guarantee = 5 }".into(),
-            ":21: tenant.c.limits[0].name: `person` above is concurrent or for each",
+            ":20: tenant.c.limits[0].name: `person` above is concurrent or for each",
         ),
     ];
     for (limit, expected) in cases {
