@@ -12,6 +12,9 @@ use crate::time::Nanos;
 
 use super::{Call, Limited, MAX_CHAIN};
 
+/// Limits of a chain that is not long.
+const SHORT: usize = 16;
+
 /// What came of a walk.
 pub(super) enum Walk {
     Admitted { entered: u64, nearest: Option<(u8, u64)> },
@@ -90,7 +93,12 @@ impl<'c, 'a> Chain<'c, 'a> {
         if let Some(refused) = self.look() {
             return refused;
         }
-        self.take()
+        // Most chains are short, and clearing room for the longest takes as long as walking one.
+        if self.own.len() + self.shared.len() <= SHORT {
+            self.take::<SHORT>()
+        } else {
+            self.take::<MAX_CHAIN>()
+        }
     }
 
     /// Asks every level and changes none. `None`: every level would grant.
@@ -112,8 +120,8 @@ impl<'c, 'a> Chain<'c, 'a> {
         refusals.finish().map(Walk::Refused)
     }
 
-    fn take(&self) -> Walk {
-        let mut before = [0; MAX_CHAIN];
+    fn take<const LENGTH: usize>(&self) -> Walk {
+        let mut before = [0; LENGTH];
         let mut taken = 0_u64;
         let mut entered = 0_u64;
         let mut secured = Secured::default();
@@ -240,7 +248,7 @@ impl<'c, 'a> Chain<'c, 'a> {
         }
     }
 
-    fn put_back(&self, taken: u64, entered: u64, before: &[u64; MAX_CHAIN]) {
+    fn put_back(&self, taken: u64, entered: u64, before: &[u64]) {
         let now = self.call.now;
         for (index, slot) in self.slots() {
             if (taken | entered) >> index & 1 == 0 {
