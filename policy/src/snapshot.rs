@@ -215,6 +215,8 @@ pub struct Tenant {
     pub(crate) plan: u32,
     pub(crate) apps: Arc<BitSet>,
     pub(crate) chain: Box<[Slot]>,
+    /// Whether any of the chain is a guarantee.
+    pub(crate) guarantees: bool,
     /// Index of its `RateLimit-Policy` value, or [`COMPOSED`].
     pub(crate) policy_field: u32,
 }

@@ -219,8 +219,10 @@ impl Grower<'_, '_, '_, '_> {
         let status = doc.status.unwrap_or(Status::Active);
         let status = parent.map_or(status, |parent| status.max(parent.tenant.status));
         let apps = Arc::clone(&grants);
-        let chain = chain.into();
-        let tenant = Tenant { id: id.into(), path, level, status, plan, apps, chain, policy_field };
+        let guarantees = chain.iter().any(Slot::is_guarantee);
+        let (id, chain) = (id.into(), chain.into());
+        let tenant =
+            Tenant { id, path, level, status, plan, apps, chain, guarantees, policy_field };
         Some(Grown { tenant, depth, plan_slots, grants })
     }
 

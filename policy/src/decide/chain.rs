@@ -28,6 +28,7 @@ pub(super) struct Chain<'c, 'a> {
     shared: &'c [Slot],
     route: RouteIndex,
     cost: u32,
+    guarantees: bool,
     call: &'c Call<'a>,
 }
 
@@ -74,10 +75,12 @@ impl<'c, 'a> Chain<'c, 'a> {
         route: RouteIndex,
         call: &'c Call<'a>,
     ) -> Self {
+        let tenant = &snapshot.tenants[caller.tenant as usize];
         Chain {
             snapshot,
             own: &snapshot.keys[caller.key as usize].own,
-            shared: &snapshot.tenants[caller.tenant as usize].chain,
+            shared: &tenant.chain,
+            guarantees: tenant.guarantees,
             route,
             cost: snapshot.routes[route.0 as usize].cost,
             call,
@@ -90,37 +93,44 @@ impl<'c, 'a> Chain<'c, 'a> {
     }
 
     pub(super) fn walk(&self) -> Walk {
-        if let Some(refused) = self.look() {
+        // Most chains have no guarantee, and are spared what keeping track of one takes.
+        if self.guarantees { self.walk_as::<true>() } else { self.walk_as::<false>() }
+    }
+
+    fn walk_as<const GUARANTEES: bool>(&self) -> Walk {
+        if let Some(refused) = self.look::<GUARANTEES>() {
             return refused;
         }
-        // Most chains are short, and clearing room for the longest takes as long as walking one.
+        // Most are short, and clearing room for the longest takes as long as walking one.
         if self.own.len() + self.shared.len() <= SHORT {
-            self.take::<SHORT>()
+            self.take::<GUARANTEES, SHORT>()
         } else {
-            self.take::<MAX_CHAIN>()
+            self.take::<GUARANTEES, MAX_CHAIN>()
         }
     }
 
     /// Asks every level and changes none. `None`: every level would grant.
-    fn look(&self) -> Option<Walk> {
+    fn look<const GUARANTEES: bool>(&self) -> Option<Walk> {
         let mut refusals = Refusals::default();
         let mut secured = Secured::default();
         for (index, slot) in self.slots() {
-            match self.step(slot, true, secured.has(index)) {
-                Step::Granted { remaining, .. } => _ = secured.granted(index, slot, remaining),
+            match self.step(slot, true, GUARANTEES && secured.has(index)) {
+                Step::Granted { remaining, .. } if GUARANTEES => {
+                    _ = secured.granted(index, slot, remaining);
+                }
                 Step::Refused { remaining, ready_at } => {
                     let ready_at = self.sooner(index, ready_at);
                     refusals.add(index, remaining, ready_at, false);
                 }
                 Step::Full => refusals.add(index, 0, None, true),
                 Step::Sealed => return Some(Walk::Stale),
-                Step::Entered | Step::Exempt => {}
+                Step::Granted { .. } | Step::Entered | Step::Exempt => {}
             }
         }
         refusals.finish().map(Walk::Refused)
     }
 
-    fn take<const LENGTH: usize>(&self) -> Walk {
+    fn take<const GUARANTEES: bool, const LENGTH: usize>(&self) -> Walk {
         let mut before = [0; LENGTH];
         let mut taken = 0_u64;
         let mut entered = 0_u64;
@@ -128,11 +138,14 @@ impl<'c, 'a> Chain<'c, 'a> {
         let mut nearest: Option<(u8, u64)> = None;
         for (index, slot) in self.slots() {
             let mut refusals = Refusals::default();
-            match self.step(slot, false, secured.has(index)) {
+            match self.step(slot, false, GUARANTEES && secured.has(index)) {
                 Step::Granted { before: word, remaining } => {
                     before[index as usize] = word;
                     taken |= 1 << index;
-                    let left = secured.granted(index, slot, remaining);
+                    let left = match GUARANTEES {
+                        true => secured.granted(index, slot, remaining),
+                        false => Some(remaining),
+                    };
                     if let Some(left) = left
                         && nearest.is_none_or(|(_, least)| left < least)
                     {
