@@ -60,7 +60,9 @@ pub fn judge_shares(
         verdict.lines.push(line);
     }
     let mut all = LimitRecord::default();
-    records.iter().for_each(|record| all.merge(record.clone()));
+    for record in records {
+        all.merge(record.clone());
+    }
     let mut together = line("all", &all, expected.per_s, LEAST_BORROWED);
     let bursts = (expected.burst + expected.guaranteed_burst) as f64;
     let at_most = bursts + expected.per_s * seconds(all.admitted_span);

@@ -142,9 +142,10 @@ impl<'c, 'a> Chain<'c, 'a> {
                 Step::Granted { before: word, remaining } => {
                     before[index as usize] = word;
                     taken |= 1 << index;
-                    let left = match GUARANTEES {
-                        true => secured.granted(index, slot, remaining),
-                        false => Some(remaining),
+                    let left = if GUARANTEES {
+                        secured.granted(index, slot, remaining)
+                    } else {
+                        Some(remaining)
                     };
                     if let Some(left) = left
                         && nearest.is_none_or(|(_, least)| left < least)
