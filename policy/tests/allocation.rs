@@ -65,11 +65,18 @@ quotas = [
     {{ name = "slow", meter = "api_calls", limit = 100, per = "hour", roll_over = 5, at_limit = "throttle_to", throttle = {{ rate = 1, per = "hour", burst = 1_000 }} }},
     {{ name = "bytes", meter = "data_in", limit = 1_000_000, per = "day" }},
 ]
-limits = [{{ name = "requests", rate = 1, per = "hour", burst = 1_000, apps = ["crm"] }}]
+limits = [
+    {{ name = "requests", rate = 1, per = "hour", burst = 1_000, apps = ["crm"] }},
+    {{ name = "spare", rate = 1, per = "hour", burst = 480 }},
+]
 [[tenant]]
 id = "team"
 parent = "holding"
-limits = [{{ name = "user", rate = 1, per = "hour", burst = 1_000, each = "end_user" }}]
+limits = [
+    {{ name = "user", rate = 1, per = "hour", burst = 1_000, each = "end_user" }},
+    # Most are guaranteed, some are borrowed, the rest finds nothing left to borrow.
+    {{ name = "spare", guarantee = "50%", guarantee_burst = 450, burst = 1_000 }},
+]
 [[key]]
 id = "{}"
 tenant = "team"
@@ -121,6 +128,6 @@ fn deciding_allocates_nothing() {
     policy.each_quota(call(1_000).unix_us, &mut |_| shown += 1);
     policy.charge("team", "data_in", 1, call(1_000).unix_us);
     let allocations = ALLOCATIONS.with(Cell::get) - before;
-    assert_eq!((admitted, refused), (499, 501), "the plan's burst, less the first request");
+    assert_eq!((admitted, refused), (479, 521), "the shared burst, less the first request");
     assert_eq!((allocations, shown), (0, 4));
 }
