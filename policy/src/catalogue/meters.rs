@@ -138,9 +138,12 @@ fn unfit(aggregate: Aggregate, value: &MeterValue) -> Option<&'static str> {
         MeterValue::EndUser | MeterValue::ClientIp => {
             (aggregate == Distinct, "who asks is no number: distinct")
         }
-        MeterValue::RequestHeader(_) | MeterValue::ResponseHeader(_) | MeterValue::Event => {
-            return None;
-        }
+        MeterValue::ResponseHeader(_) => (
+            aggregate != Distinct,
+            "who is counted must be known before a request is served: a header of the request, or \
+             events",
+        ),
+        MeterValue::RequestHeader(_) | MeterValue::Event => return None,
     };
     (!fits).then_some(message)
 }

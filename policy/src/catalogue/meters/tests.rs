@@ -209,6 +209,10 @@ value = "response_header:X-Size"
 id = "other"
 aggregate = "sum"
 value = "cookie:x"
+[[meter]]
+id = "late"
+aggregate = "distinct"
+value = "response_header:X-User"
 "#;
     let expected = [
         "m.toml:2:6: meter.1st.id: a meter's id starts with a letter",
@@ -233,6 +237,7 @@ value = "cookie:x"
         "m.toml:57:6: meter.tally.id: the id is taken already, at m.toml:52",
         "m.toml:61:6: meter.refusals.id: `refusals` is what refused requests are counted on",
         "m.toml:71:9: meter.other.value: `cookie:x` is not one of cost,",
+        "m.toml:74:13: meter.late.aggregate: who is counted must be known before",
         "base.toml:19:9: route.upload.meter: `uploads` is not counted by a route's cost but by \
          the answer's header `x-size`",
     ];
