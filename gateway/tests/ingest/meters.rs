@@ -116,6 +116,12 @@ fn m5_a_member_has_one_id_below_one_root_and_each_event_its_own() {
     let node = self::node(home.path());
     assert_eq!(node.index.entries(), 4);
     assert_eq!(node.batch(&events).counts(), (0, 4, 0));
+    node.stop();
+    // Made anew from the journal, which holds the members' rows too.
+    std::fs::remove_dir_all(home.path().join("journal/ingest")).unwrap();
+    let node = self::node(home.path());
+    assert_eq!(node.index.entries(), 4);
+    assert_eq!(node.batch(&events).counts(), (0, 4, 0));
 
     let rows = node.rows();
     let (members, own): (Vec<&Row>, Vec<&Row>) =
