@@ -150,12 +150,16 @@ fn demo_key(data: &Path, tenant: &str) -> String {
     line.unwrap().trim_matches(['"', '\'']).to_owned()
 }
 
-/// Answers "hello" to everything, after 2.5 ms of work as it says.
+/// Answers "hello" to everything, after 2.5 ms of work as it says; of `/crm/odd` it says nothing of
+/// use.
 async fn upstream() -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let app =
-        axum::Router::new().fallback(|| async { ([("X-Orbit-Processing-Ms", "2.5")], "hello") });
+    let says =
+        |work: &'static str| move || async move { ([("X-Orbit-Processing-Ms", work)], "hello") };
+    let app = axum::Router::new()
+        .route("/crm/odd", axum::routing::get(says("fast")))
+        .fallback(says("2.5"));
     tokio::spawn(async move { axum::serve(listener, app).await });
     address
 }
@@ -174,6 +178,9 @@ async fn the_example_serves_meters_survives_a_broken_policy_and_accounts_for_eve
     assert!(headers["ratelimit"].to_str().unwrap().contains(";r="));
     assert!(!headers.contains_key("x-orbit-processing-ms"), "that is for us: {headers:?}");
     assert!(headers["ratelimit-policy"].to_str().unwrap().contains("holding/requests"));
+    let (status, headers, _) = get(url("/crm/odd"), Some(&web)).await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(!headers.contains_key("x-orbit-processing-ms"), "{headers:?}");
     assert_eq!(get(url("/crm/hello"), None).await.0, StatusCode::UNAUTHORIZED);
     assert_eq!(get(url("/ai/chat"), Some(&web)).await.0, StatusCode::FORBIDDEN);
 
@@ -194,7 +201,7 @@ async fn the_example_serves_meters_survives_a_broken_policy_and_accounts_for_eve
     let seen = query(&orbit, &data, rows).await;
     let expected = [
         "request\tpadaria\t200\t\t20".to_owned(),
-        format!("request\tacme-web\t200\t\t{}", answers[&200] + 1),
+        format!("request\tacme-web\t200\t\t{}", answers[&200] + 2),
         "refused\t\t401\tno_key\t1".to_owned(),
         "refused\tacme-web\t403\tnot_entitled\t1".to_owned(),
         format!("refused\tacme-web\t429\trate_limited\t{}", answers[&429]),
@@ -209,7 +216,7 @@ async fn the_example_serves_meters_survives_a_broken_policy_and_accounts_for_eve
                  AS distinct, max(sequence) + 1 AS last FROM orbit.usage_events GROUP BY ALL \
                  HAVING n != distinct OR n != last)";
     assert_eq!(query(&orbit, &data, dense).await.trim(), "0", "sequences are dense");
-    figures_are_right(&orbit, &data, answers[&200] + 1).await;
+    figures_are_right(&orbit, &data, answers[&200] + 2).await;
     let beside = directory.path().join("audit.toml");
     std::fs::write(&beside, "[clickhouse]\ndata = \"data/clickhouse\"\n").unwrap();
     let audit = Command::new(env!("CARGO_BIN_EXE_orbit"))
@@ -258,13 +265,15 @@ async fn figures_are_right(orbit: &Orbit, data: &Path, served: u64) {
         );
         ask(orbit, data, sql, &parameters).await.trim().to_owned()
     };
-    let processing = served * 5;
+    // One of them was told in words.
+    let told = served - 1;
+    let processing = told * 5;
     let processing = format!("{}{}", processing / 2, if processing % 2 == 1 { ".5" } else { "" });
     for (meter, how, value) in [
         ("api_calls", "sum", served.to_string()),
         ("api_calls", "count", served.to_string()),
         ("processing", "sum", processing),
-        ("processing", "count", served.to_string()),
+        ("processing", "count", told.to_string()),
         ("processing", "max", "2.5".to_owned()),
         ("data_out", "sum", (served * 5).to_string()),
         ("data_in", "sum", "0".to_owned()),
@@ -317,6 +326,8 @@ async fn broken_policy_is_refused_and_traffic_goes_on(
     }
     let metrics = get(format!("{}/metrics", orbit.admin), Some(token.trim())).await.2;
     assert!(metrics.contains("orbit_policy_reloads_total{result=\"refused\"}"), "{metrics}");
+    let invalid = "orbit_meter_values_invalid_total{meter=\"processing\"} 1";
+    assert!(metrics.contains(invalid), "{metrics}");
     std::fs::remove_file(&bad).unwrap();
     let policy = || get(format!("{}/v1/policy", orbit.admin), Some(token.trim()));
     loop {

@@ -16,6 +16,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 
 use super::Edge;
 use super::exchange::Exchange;
+use super::intake::OUR_PREFIX;
 
 /// One unit of quantity in the journal's fixed point.
 pub(super) const UNIT_NANO: i128 = 1_000_000_000;
@@ -58,14 +59,21 @@ impl Exchange {
     /// Takes note of what the upstream's header says. Fields of our own are for us, and taken off.
     pub(super) fn measure_answer(&mut self, response: &mut ResponseHeader) {
         let Some(admission) = &self.admission else { return };
+        let mut has_ours = false;
         for (figure, meter) in self.figures.0.iter_mut().zip(meters(admission)) {
             if let MeterValue::ResponseHeader(name) = &meter.value {
-                *figure = read(&response.headers, name, meter);
+                let has = response.headers.contains_key(&**name);
+                *figure = if has { read(&response.headers, name, meter) } else { None };
+                has_ours |= has && name.starts_with(OUR_PREFIX);
             }
         }
+        if !has_ours {
+            return;
+        }
+        // Once all have read them: two meters may read the same.
         for meter in meters(admission) {
             if let MeterValue::ResponseHeader(name) = &meter.value
-                && name.starts_with(super::intake::OUR_PREFIX)
+                && name.starts_with(OUR_PREFIX)
             {
                 response.remove_header(&**name);
             }
