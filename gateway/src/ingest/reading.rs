@@ -47,7 +47,7 @@ pub(super) fn read(event: &Envelope<'_>, meter: Option<&Meter>) -> Result<Readin
         let detail = "data_base64 is not read: send data as JSON";
         return Err(Refusal::new(Reason::InvalidData, detail));
     }
-    let data = event.data.map_or(Ok(Data::default()), |data| parse::<Data<'_>>(data))?;
+    let data = event.data.map_or(Ok(Data::default()), parse::<Data<'_>>)?;
     let aggregate = meter.map_or(Aggregate::Sum, |meter| meter.aggregate);
     let field = meter.map_or(QUANTITY, |meter| &*meter.field);
     let value = || match (field, event.data) {
