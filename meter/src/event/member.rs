@@ -48,7 +48,7 @@ mod tests {
     #[test]
     fn the_name_is_for_ever() {
         // printf '\x01\0\0\0\0\0\0\0m\x01\0\0\0\0\0\0\0tx' | sha256sum
-        let hex: String = member_id("m", "t", b"x").iter().map(|b| format!("{b:02x}")).collect();
-        assert_eq!(hex, "6327aeb4a176ac08378ccc6e00b4494c");
+        let id = u128::from_be_bytes(member_id("m", "t", b"x"));
+        assert_eq!(id, 0x6327_aeb4_a176_ac08_378c_cc6e_00b4_494c);
     }
 }

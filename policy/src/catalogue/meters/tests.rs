@@ -136,9 +136,8 @@ field = "data.celsius"
     );
 }
 
-#[test]
-fn p4_every_mistake_in_a_meter_is_named() {
-    let text = r#"[[meter]]
+/// Tables with every mistake there is.
+const MISTAKES: &str = r#"[[meter]]
 id = "1st"
 aggregate = "sum"
 value = "event"
@@ -214,6 +213,9 @@ id = "late"
 aggregate = "distinct"
 value = "response_header:X-User"
 "#;
+
+#[test]
+fn p4_every_mistake_in_a_meter_is_named() {
     let expected = [
         "m.toml:2:6: meter.1st.id: a meter's id starts with a letter",
         "m.toml:5:3: meter.bare.aggregate: the key is missing",
@@ -241,7 +243,7 @@ value = "response_header:X-User"
         "base.toml:19:9: route.upload.meter: `uploads` is not counted by a route's cost but by \
          the answer's header `x-size`",
     ];
-    let found = build(text).err().expect("mistakes");
+    let found = build(MISTAKES).err().expect("mistakes");
     for start in expected {
         assert!(found.iter().any(|line| line.starts_with(start)), "{start}\n{found:#?}");
     }
