@@ -12,7 +12,7 @@ pub mod exchange;
 mod failure;
 pub mod fields;
 pub mod intake;
-mod measure;
+pub(crate) mod measure;
 pub mod metrics;
 pub mod open;
 pub mod problem;
