@@ -19,6 +19,7 @@ pub mod documents;
 pub mod dynamic;
 pub mod gauge;
 pub mod keys;
+pub mod members;
 mod policy;
 pub mod snapshot;
 mod sync;
