@@ -204,7 +204,25 @@ impl Members {
         set.restore(&turn, record);
     }
 
-    /// Frees what windows that are over have left. Returns how many members are held.
+    /// Shows every member of every set; one that is let in meanwhile is shown or in the log behind
+    /// what was there when this began. A sketch shows members that make up the same sketch.
+    pub fn export(&self, visit: &mut dyn FnMut(&MemberRecord)) {
+        let sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
+        let sets: Vec<_> = sets.values().map(Arc::clone).collect();
+        for set in sets {
+            let _turn = self.turn([&*set]);
+            let table = set.table.load_full();
+            if let Some(table) = &table {
+                let (key, window) = (set.key, table.window());
+                table.each(&mut |member, sketched| {
+                    visit(&MemberRecord { set: key, window, member, sketched });
+                });
+            }
+        }
+    }
+
+    /// Frees what windows that are over have left. Returns how many members are held, a
+    /// sketch as its registers.
     pub fn sweep(&self, unix_us: i64) -> u64 {
         let is_over = |table: &Arc<Table>| table.window().end_us() + LATE_US <= unix_us;
         let mut held = 0;
@@ -214,10 +232,10 @@ impl Members {
                 let _turn = self.turn([&**set]);
                 set.table.store(None);
             }
-            let count = set.table.load().as_ref().map(|table| table.count().members);
-            held += count.unwrap_or(0);
+            let here = set.table.load().as_ref().map(|table| table.held());
+            held += here.unwrap_or(0);
             // Only this map and nobody's quota: with the map locked nobody else gets it.
-            count.is_some() || Arc::strong_count(set) > 1
+            here.is_some() || Arc::strong_count(set) > 1
         });
         held
     }

@@ -14,7 +14,7 @@ use super::Member;
 
 /// Bits of a member that choose its register.
 const INDEX_BITS: u32 = 14;
-const REGISTERS: usize = 1 << INDEX_BITS;
+pub(super) const REGISTERS: usize = 1 << INDEX_BITS;
 /// Bits of a member that are left: a run of zeros is at most so long.
 const VALUE_BITS: usize = (u64::BITS - INDEX_BITS) as usize;
 /// Values of a register: 0 for none, 1 to 51 for a run of 0 to 50 zeros.
@@ -69,6 +69,17 @@ impl Sketch {
         sum += sigma(share(0));
         // alpha of infinitely many registers is 1 / (2 ln 2).
         (all / (2.0 * std::f64::consts::LN_2 * sum)).round() as u64
+    }
+
+    /// Members that make up the same sketch, one for each register that has one.
+    pub(super) fn members(&self) -> impl Iterator<Item = Member> {
+        self.registers.iter().enumerate().filter_map(|(register, value)| {
+            let zeros = usize::from(value.load(Ordering::Relaxed)).checked_sub(1)?;
+            let run_end = (VALUE_BITS - 1).checked_sub(zeros).map_or(0, |bit| 1 << bit);
+            let number = run_end << INDEX_BITS | register as u64;
+            // The one member without a number of its own: 2^-64 of all.
+            (number != 0).then(|| Member::from_number(number))
+        })
     }
 
     pub(super) fn copied(&self) -> Sketch {

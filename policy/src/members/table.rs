@@ -5,7 +5,7 @@
 //! stored before the count that includes it, so whoever reads a count that is full finds every
 //! member that is in it: nobody who was let in is refused.
 
-use super::sketch::Sketch;
+use super::sketch::{self, Sketch};
 use super::{Member, MemberCount, Seen, Window};
 use crate::sync::{AtomicU64, Ordering};
 
@@ -82,6 +82,22 @@ impl Table {
         match &self.content {
             Content::Exact(exact) => MemberCount { members: exact.len(), estimated: false },
             Content::Sketch(sketch) => MemberCount { members: sketch.count(), estimated: true },
+        }
+    }
+
+    /// How many members [`each`](Self::each) shows at most.
+    pub(super) fn held(&self) -> u64 {
+        match &self.content {
+            Content::Exact(exact) => exact.len(),
+            Content::Sketch(_) => sketch::REGISTERS as u64,
+        }
+    }
+
+    /// Shows every member, and whether it is one of a sketch.
+    pub(super) fn each(&self, visit: &mut dyn FnMut(Member, bool)) {
+        match &self.content {
+            Content::Exact(exact) => exact.members().for_each(|member| visit(member, false)),
+            Content::Sketch(sketch) => sketch.members().for_each(|member| visit(member, true)),
         }
     }
 
