@@ -4,6 +4,7 @@ mod edges;
 mod index;
 mod keys;
 mod limits;
+mod meters;
 mod products;
 mod tenants;
 
@@ -38,8 +39,16 @@ pub(crate) fn build(
         &broken,
         &mut findings,
     );
-    let routes =
+    let mut routes =
         edges::Routes::build(&documents.routes, &products, &upstreams, &broken, &mut findings);
+    let meters = meters::Meters::build(
+        &documents.meters,
+        &documents.routes,
+        &products,
+        &mut routes,
+        &broken,
+        &mut findings,
+    );
     let mut limits = Limits::new(previous, &products, &routes, &broken);
     let plan_limits = limits.of_plans(&documents.plans, &mut findings);
     let tenants = tenants::build(
@@ -65,6 +74,8 @@ pub(crate) fn build(
         labels: labels.into_items(),
         scopes: scopes.into_items(),
         policy_fields: tenants.policy_fields.into_items(),
+        meters: meters.meters,
+        volume: meters.volume,
         route_table: routes.table,
         routes: routes.routes,
         plans: products.plans,

@@ -20,6 +20,7 @@ pub mod dynamic;
 pub mod gauge;
 pub mod keys;
 pub mod members;
+pub mod meters;
 mod policy;
 pub mod snapshot;
 mod sync;
@@ -30,6 +31,7 @@ pub use decide::{Admission, Call, Decision, Denial, Permit, Reason};
 pub use diagnostics::{Diagnostic, Diagnostics};
 pub use documents::Source;
 pub use keys::ApiKey;
+pub use meters::{Aggregate, Meter, MeterId, MeterValue};
 pub use policy::{
     Applied, Held, Owner, Policy, PolicySettings, Record, Restored, Spent, Summary, check,
 };

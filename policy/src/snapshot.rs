@@ -19,6 +19,7 @@ use crate::documents::Each;
 use crate::dynamic::DynamicBuckets;
 use crate::gauge::Gauge;
 use crate::keys::{KeyId, Presented, SecretHash};
+use crate::meters::{Meter, MeterId};
 use crate::time::Nanos;
 
 /// Where in the tree a limit stands. From the narrowest to the widest.
@@ -134,6 +135,13 @@ pub struct Route {
     pub upstream: u32,
     /// The meter it counts on.
     pub meter: Box<str>,
+    /// The same, in [`Snapshot::meters`].
+    pub meter_id: MeterId,
+    /// Further meters, each with a row for every request that has a value; at most
+    /// [`MAX_MEASURED`](crate::meters::MAX_MEASURED).
+    pub measured: Box<[MeterId]>,
+    /// Meters of distinct ones that requests of this route may have members of.
+    pub distinct: Box<[MeterId]>,
     /// Tokens and metered quantity of one request.
     pub cost: u32,
 }
@@ -297,6 +305,10 @@ pub struct Snapshot {
     pub(crate) route_table: RouteTable,
     pub(crate) upstreams: Vec<Upstream>,
     pub(crate) scopes: Vec<BitSet>,
+    /// By id.
+    pub(crate) meters: Vec<Meter>,
+    /// Data in and data out.
+    pub(crate) volume: [MeterId; 2],
     pub(crate) labels: Vec<Label>,
     pub(crate) policy_fields: Vec<Box<str>>,
     pub(crate) dynamic: Arc<DynamicBuckets>,
@@ -464,6 +476,27 @@ impl Snapshot {
     /// The routes.
     pub fn routes(&self) -> &[Route] {
         &self.routes
+    }
+
+    /// Every meter there is, by id; [`MeterId`] is a place among them.
+    pub fn meters(&self) -> &[Meter] {
+        &self.meters
+    }
+
+    /// The meter of this number.
+    pub fn meter(&self, id: MeterId) -> &Meter {
+        &self.meters[id.0 as usize]
+    }
+
+    /// The number of the meter with this id. `None`: nothing defines it and no route counts on it.
+    pub fn meter_id(&self, id: &str) -> Option<MeterId> {
+        let found = self.meters.binary_search_by(|meter| (*meter.id).cmp(id));
+        found.ok().map(|index| MeterId(index as u32))
+    }
+
+    /// The meters of body bytes from clients and to them.
+    pub fn volume(&self) -> [MeterId; 2] {
+        self.volume
     }
 
     /// Ready-made `RateLimit-Policy` values; see

@@ -1,4 +1,4 @@
-//! The seven kinds of tables, field by field, with their units and bounds.
+//! Most kinds of tables, field by field, with their units and bounds.
 
 use super::fields::{Fields, Located, Text};
 use super::limit::LimitDoc;
@@ -90,7 +90,7 @@ impl<'i> AppDoc<'i> {
 }
 
 /// RFC 9110 section 5.6.2.
-fn is_token(text: &str) -> bool {
+pub(super) fn is_token(text: &str) -> bool {
     let extra = b"!#$%&'*+-.^_`|~";
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || extra.contains(&b))
 }
@@ -103,7 +103,7 @@ pub(crate) struct RouteDoc<'i> {
     pub(crate) path: Located<Text<'i>>,
     pub(crate) methods: Option<Vec<Located<Text<'i>>>>,
     pub(crate) upstream: Located<Text<'i>>,
-    pub(crate) meter: Option<Text<'i>>,
+    pub(crate) meter: Option<Located<Text<'i>>>,
     pub(crate) cost: u32,
     /// Without a finding of its own: what is missing is not there, rather than wrong.
     pub(crate) clean: bool,
@@ -117,7 +117,7 @@ impl<'i> RouteDoc<'i> {
         let path = fields.text("path");
         let methods = fields.texts("methods");
         let upstream = fields.required_text("upstream");
-        let meter = fields.text("meter").map(|meter| meter.value);
+        let meter = fields.text("meter");
         let cost = fields.integer("cost", 0, 1_000_000).map_or(1, |cost| cost.value as u32);
         if let Some(path) = &path {
             let fits = path.value.starts_with('/') && !path.value.contains(['?', '#', ' ']);
