@@ -12,6 +12,7 @@ pub mod exchange;
 mod failure;
 pub mod fields;
 pub mod intake;
+mod members;
 pub mod metrics;
 pub mod open;
 pub mod problem;

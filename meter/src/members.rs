@@ -82,6 +82,8 @@ struct Writer {
     next_number: u64,
     /// Records in all segments.
     records: u64,
+    /// Members there were when last asked.
+    held: u64,
     /// Where syncing goes on: how many segments are synced whole, and records of the next.
     synced: (usize, usize),
     /// Members that are in no file.
@@ -126,25 +128,36 @@ impl MemberFile {
         report(directory, &found);
         let synced = (segments.len().saturating_sub(1), 0);
         let records = found.records + found.damaged;
-        let (spare, lost, may_make) = (None, 0, true);
+        let (spare, held, lost, may_make) = (None, 0, 0, true);
         let mut writer =
-            Writer { segments, at, spare, next_number, records, synced, lost, may_make };
+            Writer { segments, at, spare, next_number, records, held, synced, lost, may_make };
         let failed = |source| MemberFileError { path: directory.to_owned(), source };
         writer.make_spare(directory).map_err(failed)?;
         Ok((MemberFile { directory: directory.to_owned(), writer: Mutex::new(writer) }, found))
     }
 
-    /// Once a second: syncs, makes room, and writes the files anew where they hold far more than the
-    /// `held` members there are. `export` shows all of those.
-    pub fn upkeep(&self, held: u64, export: impl FnOnce(&mut dyn FnMut(&MemberRecord))) {
+    /// Once a second: syncs, makes room, and writes the files anew where they hold more than twice the
+    /// members there are: `held` says how many, which is asked only where it may be so, and `export`
+    /// shows all of them.
+    pub fn upkeep(
+        &self,
+        held: impl FnOnce() -> u64,
+        export: impl FnOnce(&mut dyn FnMut(&MemberRecord)),
+    ) {
         let mut failed = self.sync().err();
-        let (is_due, lost) = {
+        let (has_excess, lost) = {
             let mut writer = self.lock();
             writer.may_make = true;
             failed = failed.or(writer.make_spare(&self.directory).err());
-            let excess = writer.records > held.saturating_mul(2) + FILE_RECORDS as u64;
-            (excess || writer.lost > 0, writer.lost)
+            (writer.has_excess(), writer.lost)
         };
+        let is_due = lost > 0
+            || has_excess && {
+                let held = held();
+                let mut writer = self.lock();
+                writer.held = held;
+                writer.has_excess()
+            };
         if failed.is_none() && is_due {
             failed = self.rewrite(export).err();
         }
@@ -244,6 +257,11 @@ impl Writer {
         slot[3].store(last, Ordering::Release);
         self.at += 1;
         self.records += 1;
+    }
+
+    /// Whether most of what is written may be over.
+    fn has_excess(&self) -> bool {
+        self.records > self.held.saturating_mul(2) + FILE_RECORDS as u64
     }
 
     /// Goes on in a new segment. Made here only when they are used up faster than once a second.

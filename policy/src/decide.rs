@@ -8,6 +8,7 @@
 //! No allocation, no lock (but the shard lock of per-client limits), no formatting.
 
 mod chain;
+mod named;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -19,6 +20,8 @@ use crate::snapshot::{
 };
 use crate::time::Nanos;
 use chain::{Chain, Walk};
+pub use named::MemberOf;
+use named::Named;
 
 /// More limits than this on one chain are refused at validation.
 pub(crate) const MAX_CHAIN: usize = 32;
@@ -71,6 +74,7 @@ pub struct Permit {
     caller: Caller,
     route: RouteIndex,
     entered: u32,
+    named: Named,
 }
 
 /// A refused request.
@@ -191,10 +195,11 @@ impl Snapshot {
         if !tenant.apps.contains(rule.app) {
             return deny(Reason::NotEntitled);
         }
+        let named = Named::read(self, tenant, rule, call);
         let chain = Chain::new(self, caller, route, call);
         match chain.walk() {
             Walk::Admitted { entered, nearest } => {
-                let permit = Permit { snapshot: Arc::clone(self), caller, route, entered };
+                let permit = Permit { snapshot: Arc::clone(self), caller, route, entered, named };
                 let standing = nearest.map(|(slot, remaining)| Standing { slot, remaining });
                 Some(Decision::Admit(Admission { permit, standing }))
             }
@@ -261,6 +266,11 @@ impl Permit {
     /// The app's id.
     pub fn app_id(&self) -> &str {
         &self.snapshot.apps[self.route().app as usize].id
+    }
+
+    /// Everybody the request is to the distinct meters of its route; `unix_us` is when it arrived.
+    pub fn members(&self, unix_us: i64) -> impl Iterator<Item = MemberOf<'_>> {
+        self.named.each(&self.snapshot, self.tenant(), self.route(), unix_us)
     }
 
     /// The snapshot that admitted the request.

@@ -44,6 +44,9 @@ const SHARDS: usize = 64;
 /// Microseconds in a quarter of an hour.
 const QUARTER_US: i64 = 15 * 60 * 1_000_000;
 
+/// Rows of members that are remembered as written: 16 MiB.
+const WRITTEN_WORDS: usize = 1 << 21;
+
 /// How long after its window a set is kept for requests that come late.
 const LATE_US: i64 = 4 * QUARTER_US;
 
@@ -96,6 +99,7 @@ pub struct Members {
     sets: Mutex<HashMap<u128, Arc<MemberSet>>>,
     shards: [Mutex<()>; SHARDS],
     log: OnceLock<Box<dyn MemberLog>>,
+    written: OnceLock<Written>,
 }
 
 /// One set. Empty until somebody is seen.
@@ -155,12 +159,18 @@ impl Members {
             sets: Mutex::new(HashMap::new()),
             shards: std::array::from_fn(|_| Mutex::new(())),
             log: OnceLock::new(),
+            written: OnceLock::new(),
         }
     }
 
     /// From now on new members are kept there. Only the first call counts.
     pub fn keep(&self, log: Box<dyn MemberLog>) {
         let _only_the_first = self.log.set(log);
+    }
+
+    /// Which members have their row.
+    pub fn written(&self) -> &Written {
+        self.written.get_or_init(|| Written::new(WRITTEN_WORDS))
     }
 
     /// The set of this key; always the same one.

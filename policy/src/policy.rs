@@ -11,6 +11,7 @@ use crate::decide::{Call, Decision};
 use crate::diagnostics::Diagnostics;
 use crate::documents::Source;
 use crate::dynamic::DynamicBuckets;
+use crate::members::Members;
 use crate::snapshot::{Equipment, Snapshot};
 use crate::time::Nanos;
 pub use carry::{Held, Owner, Record, Restored, Spent};
@@ -71,14 +72,16 @@ impl Summary {
 /// Validates documents as [`Policy::apply`] would, and changes nothing.
 pub fn check(sources: &[Source]) -> Result<Summary, Diagnostics> {
     let dynamic = Arc::new(DynamicBuckets::new(0, [0; 16]));
-    catalogue::build(sources, None, &dynamic).map(|snapshot| Summary::of(&snapshot))
+    let members = Arc::new(Members::new(&[0; 16]));
+    catalogue::build(sources, None, &dynamic, &members).map(|snapshot| Summary::of(&snapshot))
 }
 
 impl Policy {
     /// The first policy of a process; every bucket starts full until [`restore`](Self::restore).
     pub fn new(sources: &[Source], settings: &PolicySettings) -> Result<Policy, Diagnostics> {
         let dynamic = DynamicBuckets::new(settings.max_dynamic_keys, settings.hash_key);
-        let snapshot = catalogue::build(sources, None, &Arc::new(dynamic))?;
+        let members = Arc::new(Members::new(&settings.hash_key));
+        let snapshot = catalogue::build(sources, None, &Arc::new(dynamic), &members)?;
         Ok(Policy {
             current: ArcSwap::from_pointee(snapshot),
             applying: Mutex::new(()),
@@ -120,7 +123,7 @@ impl Policy {
     ) -> Result<Applied, Diagnostics> {
         let _turn = self.applying.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let before = self.current.load_full();
-        let next = catalogue::build(sources, Some(&before), &before.dynamic)?;
+        let next = catalogue::build(sources, Some(&before), &before.dynamic, &before.members)?;
         let applied = Applied { version: next.version, summary: Summary::of(&next) };
         if let Some(equip) = self.equip.get() {
             next.equipment.get_or_init(|| equip(&next));
@@ -151,6 +154,11 @@ impl Policy {
     /// Frees the buckets of clients and end users that are full again. Returns how many are left.
     pub fn sweep(&self, now: Nanos) -> usize {
         self.current.load().dynamic.sweep(now)
+    }
+
+    /// The members of distinct meters; the same for the life of the process.
+    pub fn members(&self) -> Arc<Members> {
+        Arc::clone(&self.current.load().members)
     }
 
     /// Client addresses and end users held one by one.

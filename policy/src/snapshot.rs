@@ -19,6 +19,7 @@ use crate::documents::Each;
 use crate::dynamic::DynamicBuckets;
 use crate::gauge::Gauge;
 use crate::keys::{KeyId, Presented, SecretHash};
+use crate::members::Members;
 use crate::meters::{Meter, MeterId};
 use crate::time::Nanos;
 
@@ -225,6 +226,13 @@ pub struct Tenant {
     pub(crate) policy_field: u32,
 }
 
+impl Tenant {
+    /// The id of its root.
+    pub fn root(&self) -> &str {
+        self.path.split_once('/').map_or(&*self.path, |(root, _)| root)
+    }
+}
+
 /// The policy field differs by request: it is put together for each.
 pub(crate) const COMPOSED: u32 = u32::MAX;
 
@@ -312,6 +320,7 @@ pub struct Snapshot {
     pub(crate) labels: Vec<Label>,
     pub(crate) policy_fields: Vec<Box<str>>,
     pub(crate) dynamic: Arc<DynamicBuckets>,
+    pub(crate) members: Arc<Members>,
     /// Buckets that take over from ones with other terms; settled right after the swap.
     pub(crate) inherited: Vec<Arc<Bucket>>,
     pub(crate) equipment: OnceLock<Equipment>,
@@ -414,6 +423,11 @@ impl Snapshot {
     /// The route of a request; `path` without the query.
     pub fn route(&self, host: &str, path: &str, method: &str) -> Result<RouteIndex, NoRoute> {
         self.route_table.find(host, path, method)
+    }
+
+    /// The members of distinct meters.
+    pub fn members(&self) -> &Members {
+        &self.members
     }
 
     /// A tenant by its id.

@@ -114,6 +114,7 @@ impl Exchange {
         if let Err(error) = edge.journal.append(&event) {
             lost(edge, &event, &error);
         }
+        self.write_members(edge, admission, &event);
         self.written_at(now);
         self.leave_open();
     }

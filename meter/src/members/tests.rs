@@ -121,7 +121,7 @@ fn files_are_written_anew_when_most_is_over_and_nobody_is_lost_meanwhile() {
     let estimate = count(&members, 1);
     std::thread::scope(|scope| {
         scope.spawn(|| (10..5_000).for_each(|number| insert(&members, 2, number)));
-        file.upkeep(0, |visit| members.export(visit));
+        file.upkeep(|| 0, |visit| members.export(visit));
     });
     assert!(files(directory.path()) < before / 2, "{before}");
     std::mem::forget((members, file));
@@ -148,10 +148,10 @@ fn members_that_found_no_room_are_written_when_there_is_some() {
     for number in 0..10 {
         insert(&members, 2, number);
     }
-    file.upkeep(u64::from(u32::MAX), |visit| members.export(visit));
+    file.upkeep(|| u64::from(u32::MAX), |visit| members.export(visit));
     assert_eq!(file.lock().lost, 10);
     std::fs::rename(&away, &state).expect("a rename");
-    file.upkeep(u64::from(u32::MAX), |visit| members.export(visit));
+    file.upkeep(|| u64::from(u32::MAX), |visit| members.export(visit));
     assert_eq!(file.lock().lost, 0);
     std::mem::forget((members, file));
     let (members, _file, _) = open(&state);
