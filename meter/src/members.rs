@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use metrics::{counter, gauge};
-use orbit_policy::members::{Member, MemberLog, MemberRecord, Window};
+use orbit_policy::members::{Member, MemberLog, MemberRecord, Span};
 
 use crate::durable::sync_directory;
 use crate::words::Words;
@@ -375,7 +375,7 @@ fn record(words: [u64; RECORD_WORDS]) -> Option<MemberRecord> {
         return None;
     }
     let quarter = |shift: u32| (head >> shift) as u32 % (1 << QUARTER_BITS);
-    let window = Window { start: quarter(0), end: quarter(QUARTER_BITS) };
+    let window = Span { start: quarter(0), end: quarter(QUARTER_BITS) };
     (member != 0 && window.start < window.end).then(|| MemberRecord {
         set: u128::from(high) << 64 | u128::from(low),
         window,

@@ -52,19 +52,19 @@ const LATE_US: i64 = 4 * QUARTER_US;
 
 /// A window of time, in quarters of an hour since 1970: midnight is on one in every zone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Window {
+pub struct Span {
     /// Its first quarter.
     pub start: u32,
     /// The first quarter after it.
     pub end: u32,
 }
 
-impl Window {
+impl Span {
     /// The window from one unix time in microseconds to another, which is not in it.
-    pub fn between(start_us: i64, end_us: i64) -> Window {
+    pub fn between(start_us: i64, end_us: i64) -> Span {
         let quarter = |us: i64| u32::try_from(us.div_euclid(QUARTER_US)).unwrap_or(0);
         let start = quarter(start_us);
-        Window { start, end: quarter(end_us).max(start + 1) }
+        Span { start, end: quarter(end_us).max(start + 1) }
     }
 
     /// When it ends, unix microseconds.
@@ -79,7 +79,7 @@ pub struct MemberRecord {
     /// The set's key.
     pub set: u128,
     /// The window the set was in.
-    pub window: Window,
+    pub window: Span,
     /// The member.
     pub member: Member,
     /// Whether the set is a sketch by now, which this member changed.
@@ -115,7 +115,7 @@ pub struct Asked<'s> {
     /// The set.
     pub set: &'s MemberSet,
     /// The window the request falls in.
-    pub window: Window,
+    pub window: Span,
     /// Who.
     pub member: Member,
     /// Members at most; `None`: any number.
@@ -258,7 +258,7 @@ impl MemberSet {
     }
 
     /// How many members it has in this window.
-    pub fn count(&self, window: Window) -> MemberCount {
+    pub fn count(&self, window: Span) -> MemberCount {
         let table = self.table.load();
         let current = table.as_deref().filter(|table| !table.is_over(window));
         current.map(Table::count).unwrap_or_default()
@@ -269,7 +269,7 @@ impl MemberSet {
     }
 
     /// The table this window's members are in; under the set's turn.
-    fn current(&self, window: Window) -> Option<Arc<Table>> {
+    fn current(&self, window: Span) -> Option<Arc<Table>> {
         let table = self.table.load_full().filter(|table| !table.is_over(window))?;
         if table.window() == window || table.window().start >= window.end {
             return Some(table);

@@ -6,8 +6,8 @@ use super::*;
 
 const NOW_US: i64 = 0;
 
-fn window() -> Window {
-    Window { start: 0, end: 2_880 }
+fn window() -> Span {
+    Span { start: 0, end: 2_880 }
 }
 
 fn user(number: u64) -> Member {

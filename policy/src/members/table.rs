@@ -6,7 +6,7 @@
 //! member that is in it: nobody who was let in is refused.
 
 use super::sketch::{self, Sketch};
-use super::{Member, MemberCount, Seen, Window};
+use super::{Member, MemberCount, Seen, Span};
 use crate::sync::{AtomicU64, Ordering};
 
 /// Most members that are held one by one, unless a cap is higher.
@@ -18,7 +18,7 @@ const LEAST_SLOTS: usize = 4;
 /// A set's content in one window.
 #[derive(Debug)]
 pub(super) struct Table {
-    window: Window,
+    window: Span,
     content: Content,
 }
 
@@ -37,23 +37,23 @@ pub(super) struct Exact {
 
 impl Table {
     /// A table with one member.
-    pub(super) fn of(window: Window, seed: u64, member: Member) -> Table {
+    pub(super) fn of(window: Span, seed: u64, member: Member) -> Table {
         let exact = Exact::new(LEAST_SLOTS);
         exact.add(seed, member);
         Table { window, content: Content::Exact(exact) }
     }
 
-    pub(super) fn window(&self) -> Window {
+    pub(super) fn window(&self) -> Span {
         self.window
     }
 
     /// Whether it is nothing to a request of this window.
-    pub(super) fn is_over(&self, window: Window) -> bool {
+    pub(super) fn is_over(&self, window: Span) -> bool {
         self.window.end <= window.start
     }
 
     /// The same members in another window.
-    pub(super) fn in_window(&self, window: Window) -> Table {
+    pub(super) fn in_window(&self, window: Span) -> Table {
         let content = match &self.content {
             Content::Exact(exact) => Content::Exact(exact.copied()),
             Content::Sketch(sketch) => Content::Sketch(Box::new(sketch.copied())),

@@ -11,8 +11,8 @@ use super::*;
 
 const QUARTER: i64 = QUARTER_US;
 
-fn month(number: i64) -> Window {
-    Window::between(number * 2_880 * QUARTER, (number + 1) * 2_880 * QUARTER)
+fn month(number: i64) -> Span {
+    Span::between(number * 2_880 * QUARTER, (number + 1) * 2_880 * QUARTER)
 }
 
 fn user(number: u64) -> Member {
@@ -90,13 +90,13 @@ fn p2_no_room_at_the_wide_level_inserts_nowhere() {
 fn p3_a_changed_period_forgives_nobody() {
     let members = Members::new(&[3; 16]);
     let set = members.set(1);
-    let day = Window { start: month(0).start, end: month(0).start + 96 };
+    let day = Span { start: month(0).start, end: month(0).start + 96 };
     assert!(admit(&members, &[asked(&set, 0, 1, Some(1))]));
     let by_day = |number| Asked { window: day, ..asked(&set, 0, number, Some(2)) };
     assert_eq!(members.look(&by_day(1)), Seen::Known);
     assert!(admit(&members, &[by_day(2)]));
     assert!(!admit(&members, &[by_day(3)]));
-    let tomorrow = Window { start: day.end, end: day.end + 96 };
+    let tomorrow = Span { start: day.end, end: day.end + 96 };
     assert_eq!(set.count(tomorrow).members, 0, "and its window is the new one");
 }
 
@@ -236,7 +236,8 @@ fn written_rows_are_remembered_by_member_tenant_and_day_and_may_be_forgotten() {
     };
     written.note(entry(1, 1, 20_000));
     assert!(written.has(entry(1, 1, 20_000)));
-    for other in [entry(2, 1, 20_000), entry(1, 2, 20_000), entry(1, 1, 20_001)] {
+    let later = entry(1, 1, 20_000 + 255);
+    for other in [entry(2, 1, 20_000), entry(1, 2, 20_000), entry(1, 1, 20_001), later] {
         assert!(!written.has(other));
     }
     // A new day takes the place of an old one first.

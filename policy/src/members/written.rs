@@ -12,7 +12,7 @@ use super::table::mixed;
 
 /// Words of a bucket.
 const WAYS: usize = 8;
-/// Bits of a word that tell the day.
+/// Bits of a word that tell one day from those around it.
 const DAY_BITS: u32 = 8;
 
 /// The table.
@@ -32,12 +32,14 @@ pub struct Entry {
 
 impl Entry {
     /// `id` is the [`member_id`](super::member_id), `tenant` a hash of the tenant's id, and `day`
-    /// counts days in the tenant's zone.
+    /// another number for every day.
     pub fn new(id: &[u8; 16], tenant: u64, day: u32) -> Entry {
         let id = u128::from_le_bytes(*id);
-        let word = mixed(id as u64 ^ tenant) << DAY_BITS | u64::from(day % 255 + 1);
+        // Told apart by the whole day: what is left of one long ago must not pass for today's.
+        let at = mixed(tenant ^ u64::from(day) << 32);
+        let word = mixed(id as u64 ^ at) << DAY_BITS | u64::from(day % 255 + 1);
         // The bucket is chosen by the other half, so both together tell members apart.
-        Entry { bucket: mixed((id >> 64) as u64 ^ tenant.rotate_left(32)), word }
+        Entry { bucket: mixed((id >> 64) as u64 ^ at.rotate_left(32)), word }
     }
 }
 
