@@ -360,10 +360,10 @@ fn words_of(record: usize) -> std::ops::Range<usize> {
 }
 
 fn words(record: &MemberRecord) -> [u64; RECORD_WORDS] {
-    let MemberRecord { set, window, member, sketched } = *record;
+    let MemberRecord { set, span, member, sketched } = *record;
     let (high, low) = ((set >> 64) as u64, set as u64);
-    let window = u64::from(window.start) | u64::from(window.end) << QUARTER_BITS;
-    let head = window | u64::from(sketched) << (2 * QUARTER_BITS);
+    let span = u64::from(span.start) | u64::from(span.end) << QUARTER_BITS;
+    let head = span | u64::from(sketched) << (2 * QUARTER_BITS);
     let member = member.number();
     [high, low, member, head | checksum([high, low, member, head]) << (u64::BITS - CHECK_BITS)]
 }
@@ -375,10 +375,10 @@ fn record(words: [u64; RECORD_WORDS]) -> Option<MemberRecord> {
         return None;
     }
     let quarter = |shift: u32| (head >> shift) as u32 % (1 << QUARTER_BITS);
-    let window = Span { start: quarter(0), end: quarter(QUARTER_BITS) };
-    (member != 0 && window.start < window.end).then(|| MemberRecord {
+    let span = Span { start: quarter(0), end: quarter(QUARTER_BITS) };
+    (member != 0 && span.start < span.end).then(|| MemberRecord {
         set: u128::from(high) << 64 | u128::from(low),
-        window,
+        span,
         member: Member::from_number(member),
         sketched: head >> (2 * QUARTER_BITS) & 1 == 1,
     })

@@ -79,7 +79,7 @@ pub struct MemberRecord {
     /// The set's key.
     pub set: u128,
     /// The window the set was in.
-    pub window: Span,
+    pub span: Span,
     /// The member.
     pub member: Member,
     /// Whether the set is a sketch by now, which this member changed.
@@ -115,7 +115,7 @@ pub struct Asked<'s> {
     /// The set.
     pub set: &'s MemberSet,
     /// The window the request falls in.
-    pub window: Span,
+    pub span: Span,
     /// Who.
     pub member: Member,
     /// Members at most; `None`: any number.
@@ -180,10 +180,17 @@ impl Members {
         Arc::clone(sets.entry(key).or_insert_with(new))
     }
 
+    /// Whether the set has seen the member, or counts as many with it. Takes no lock.
+    pub fn knows(&self, set: &MemberSet, span: Span, member: Member) -> bool {
+        let table = set.table.load();
+        let current = table.as_deref().filter(|table| !table.is_over(span));
+        current.is_some_and(|table| table.covers(self.seed, member))
+    }
+
     /// Asks a set without changing it. Takes no lock.
     pub fn look(&self, asked: &Asked<'_>) -> Seen {
         let table = asked.set.table.load();
-        let current = table.as_deref().filter(|table| !table.is_over(asked.window));
+        let current = table.as_deref().filter(|table| !table.is_over(asked.span));
         match current {
             Some(table) => table.look(self.seed, asked.member, asked.cap),
             None if asked.cap == Some(0) => Seen::Full,
@@ -204,9 +211,23 @@ impl Members {
         Turn { members: self, locked, _guards: guards }
     }
 
+    /// Puts everybody who is in one set also into another one, which takes over from it (**P3**).
+    pub fn take_over(&self, from: &MemberSet, to: &MemberSet, now: Span, span: Span) {
+        let turn = self.turn([from, to]);
+        let table = from.table.load_full().filter(|table| !table.is_over(now));
+        let Some(table) = table else { return };
+        table.each(&mut |member, sketched| {
+            let record = MemberRecord { set: to.key, span, member, sketched };
+            if let Some(log) = self.log.get() {
+                log.append(&record);
+            }
+            to.restore(&turn, &record);
+        });
+    }
+
     /// Puts a member back that a process before this one had let in, unless its window is over.
     pub fn restore(&self, record: &MemberRecord, unix_us: i64) {
-        if record.window.end_us() <= unix_us {
+        if record.span.end_us() <= unix_us {
             return;
         }
         let set = self.set(record.set);
@@ -223,9 +244,9 @@ impl Members {
             let _turn = self.turn([&*set]);
             let table = set.table.load_full();
             if let Some(table) = &table {
-                let (key, window) = (set.key, table.window());
+                let (key, span) = (set.key, table.span());
                 table.each(&mut |member, sketched| {
-                    visit(&MemberRecord { set: key, window, member, sketched });
+                    visit(&MemberRecord { set: key, span, member, sketched });
                 });
             }
         }
@@ -234,7 +255,7 @@ impl Members {
     /// Frees what windows that are over have left. Returns how many members are held, a
     /// sketch as its registers.
     pub fn sweep(&self, unix_us: i64) -> u64 {
-        let is_over = |table: &Arc<Table>| table.window().end_us() + LATE_US <= unix_us;
+        let is_over = |table: &Arc<Table>| table.span().end_us() + LATE_US <= unix_us;
         let mut held = 0;
         let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
         sets.retain(|_, set| {
@@ -258,9 +279,9 @@ impl MemberSet {
     }
 
     /// How many members it has in this window.
-    pub fn count(&self, window: Span) -> MemberCount {
+    pub fn count(&self, span: Span) -> MemberCount {
         let table = self.table.load();
-        let current = table.as_deref().filter(|table| !table.is_over(window));
+        let current = table.as_deref().filter(|table| !table.is_over(span));
         current.map(Table::count).unwrap_or_default()
     }
 
@@ -269,22 +290,22 @@ impl MemberSet {
     }
 
     /// The table this window's members are in; under the set's turn.
-    fn current(&self, window: Span) -> Option<Arc<Table>> {
-        let table = self.table.load_full().filter(|table| !table.is_over(window))?;
-        if table.window() == window || table.window().start >= window.end {
+    fn current(&self, span: Span) -> Option<Arc<Table>> {
+        let table = self.table.load_full().filter(|table| !table.is_over(span))?;
+        if table.span() == span || table.span().start >= span.end {
             return Some(table);
         }
         // The quota's period was changed: what it had counted stays counted (P3).
-        let table = Arc::new(table.in_window(window));
+        let table = Arc::new(table.in_span(span));
         self.table.store(Some(Arc::clone(&table)));
         Some(table)
     }
 
     fn restore(&self, turn: &Turn<'_>, record: &MemberRecord) {
         let seed = turn.members.seed;
-        let current = self.current(record.window);
+        let current = self.current(record.span);
         let next = match current {
-            None => Some(Table::of(record.window, seed, record.member)),
+            None => Some(Table::of(record.span, seed, record.member)),
             // It became a sketch where it would be exact by the limit it has now, or the other
             // way round: what it was is what tells how much it stands for.
             Some(table) if record.sketched => table.sketched(record.member),
@@ -304,21 +325,21 @@ impl Turn<'_> {
 
     /// Lets a member in that this turn was told is new. Returns whether the set changed.
     pub fn insert(&self, asked: &Asked<'_>) -> bool {
-        let Asked { set, window, member, cap } = *asked;
+        let Asked { set, span, member, cap } = *asked;
         debug_assert!(self.locked >> set.shard() & 1 == 1, "the turn was made for this set");
         let seed = self.members.seed;
-        let current = set.current(window);
+        let current = set.current(span);
         if current.as_ref().is_some_and(|table| table.covers(seed, member)) {
             return false;
         }
         let exact_max = cap.unwrap_or(0).max(EXACT_MAX);
         let sketched = current.as_ref().is_some_and(|table| table.is_sketched(exact_max));
-        let at = current.as_ref().map_or(window, |table| table.window());
+        let at = current.as_ref().map_or(span, |table| table.span());
         if let Some(log) = self.members.log.get() {
-            log.append(&MemberRecord { set: set.key, window: at, member, sketched });
+            log.append(&MemberRecord { set: set.key, span: at, member, sketched });
         }
         let next = match current {
-            None => Some(Table::of(window, seed, member)),
+            None => Some(Table::of(span, seed, member)),
             Some(table) => table.with(seed, member, exact_max),
         };
         if let Some(next) = next {

@@ -6,7 +6,7 @@ use super::*;
 
 const NOW_US: i64 = 0;
 
-fn window() -> Span {
+fn span() -> Span {
     Span { start: 0, end: 2_880 }
 }
 
@@ -16,7 +16,7 @@ fn user(number: u64) -> Member {
 
 fn insert(members: &Members, set: u128, number: u64) {
     let set = members.set(set);
-    let asked = Asked { set: &set, window: window(), member: user(number), cap: None };
+    let asked = Asked { set: &set, span: span(), member: user(number), cap: None };
     members.turn([&*set]).insert(&asked);
 }
 
@@ -39,7 +39,7 @@ impl MemberLog for Kept {
 }
 
 fn count(members: &Members, set: u128) -> u64 {
-    members.set(set).count(window()).members
+    members.set(set).count(span()).members
 }
 
 #[test]
@@ -87,8 +87,7 @@ fn damage_is_reported_and_costs_only_what_is_damaged() {
 
 #[test]
 fn any_words_are_a_record_or_none_and_a_flipped_bit_is_seen() {
-    let whole =
-        MemberRecord { set: 5 << 70 | 3, window: window(), member: user(1), sketched: true };
+    let whole = MemberRecord { set: 5 << 70 | 3, span: span(), member: user(1), sketched: true };
     assert_eq!(record(words(&whole)), Some(whole));
     let mut undetected = 0;
     for bit in 0..256 {
@@ -115,7 +114,7 @@ fn files_are_written_anew_when_most_is_over_and_nobody_is_lost_meanwhile() {
     let large = EXACT_MAX + 20_000;
     (0..large).for_each(|number| insert(&members, 1, number));
     (0..10).for_each(|number| insert(&members, 2, number));
-    let over = MemberRecord { set: 9, window: window(), member: user(1), sketched: false };
+    let over = MemberRecord { set: 9, span: span(), member: user(1), sketched: false };
     (0..300_000).for_each(|_| file.append(&over));
     let before = files(directory.path());
     let estimate = count(&members, 1);
@@ -128,7 +127,7 @@ fn files_are_written_anew_when_most_is_over_and_nobody_is_lost_meanwhile() {
     let (members, _file, found) = open(directory.path());
     assert_eq!((found.damaged, found.foreign), (0, 0));
     assert_eq!([count(&members, 1), count(&members, 2), count(&members, 9)], [estimate, 5_000, 0]);
-    assert!(members.set(1).count(window()).estimated);
+    assert!(members.set(1).count(span()).estimated);
 }
 
 fn files(directory: &Path) -> usize {

@@ -18,7 +18,7 @@ const LEAST_SLOTS: usize = 4;
 /// A set's content in one window.
 #[derive(Debug)]
 pub(super) struct Table {
-    window: Span,
+    span: Span,
     content: Content,
 }
 
@@ -37,28 +37,28 @@ pub(super) struct Exact {
 
 impl Table {
     /// A table with one member.
-    pub(super) fn of(window: Span, seed: u64, member: Member) -> Table {
+    pub(super) fn of(span: Span, seed: u64, member: Member) -> Table {
         let exact = Exact::new(LEAST_SLOTS);
         exact.add(seed, member);
-        Table { window, content: Content::Exact(exact) }
+        Table { span, content: Content::Exact(exact) }
     }
 
-    pub(super) fn window(&self) -> Span {
-        self.window
+    pub(super) fn span(&self) -> Span {
+        self.span
     }
 
     /// Whether it is nothing to a request of this window.
-    pub(super) fn is_over(&self, window: Span) -> bool {
-        self.window.end <= window.start
+    pub(super) fn is_over(&self, span: Span) -> bool {
+        self.span.end <= span.start
     }
 
     /// The same members in another window.
-    pub(super) fn in_window(&self, window: Span) -> Table {
+    pub(super) fn in_span(&self, span: Span) -> Table {
         let content = match &self.content {
             Content::Exact(exact) => Content::Exact(exact.copied()),
             Content::Sketch(sketch) => Content::Sketch(Box::new(sketch.copied())),
         };
-        Table { window, content }
+        Table { span, content }
     }
 
     /// Whether it holds a member, or would count as many with it.
@@ -123,7 +123,7 @@ impl Table {
         }
         let larger = exact.doubled(seed);
         larger.add(seed, member);
-        Some(Table { window: self.window, content: Content::Exact(larger) })
+        Some(Table { span: self.span, content: Content::Exact(larger) })
     }
 
     /// Adds a member to the sketch, as [`with`](Self::with), and makes it one first.
@@ -137,7 +137,7 @@ impl Table {
                 let sketch = Box::new(Sketch::default());
                 exact.members().for_each(|member| sketch.add(member));
                 sketch.add(member);
-                Some(Table { window: self.window, content: Content::Sketch(sketch) })
+                Some(Table { span: self.span, content: Content::Sketch(sketch) })
             }
         }
     }

@@ -20,7 +20,7 @@ fn user(number: u64) -> Member {
 }
 
 fn asked(set: &MemberSet, month_number: i64, number: u64, cap: Option<u64>) -> Asked<'_> {
-    Asked { set, window: month(month_number), member: user(number), cap }
+    Asked { set, span: month(month_number), member: user(number), cap }
 }
 
 /// Lets a member in on all levels or none, as a chain does.
@@ -92,12 +92,38 @@ fn p3_a_changed_period_forgives_nobody() {
     let set = members.set(1);
     let day = Span { start: month(0).start, end: month(0).start + 96 };
     assert!(admit(&members, &[asked(&set, 0, 1, Some(1))]));
-    let by_day = |number| Asked { window: day, ..asked(&set, 0, number, Some(2)) };
+    let by_day = |number| Asked { span: day, ..asked(&set, 0, number, Some(2)) };
     assert_eq!(members.look(&by_day(1)), Seen::Known);
     assert!(admit(&members, &[by_day(2)]));
     assert!(!admit(&members, &[by_day(3)]));
     let tomorrow = Span { start: day.end, end: day.end + 96 };
     assert_eq!(set.count(tomorrow).members, 0, "and its window is the new one");
+}
+
+#[test]
+fn p3_another_set_takes_over_and_the_log_knows() {
+    let (noted, members) = (Arc::new(Noted::default()), Members::new(&[3; 16]));
+    members.keep(Box::new(Arc::clone(&noted)));
+    let [old, new, large] = [1, 2, 3].map(|key| members.set(key));
+    for number in 0..10 {
+        assert!(admit(&members, &[asked(&old, 0, number, Some(10))]));
+    }
+    assert!(admit(&members, &[asked(&new, 0, 9, Some(10)), asked(&new, 0, 99, Some(10))]));
+    let by_year = Span { start: month(0).start, end: month(11).end };
+    members.take_over(&old, &new, month(0), by_year);
+    assert!((0..10).all(|number| members.knows(&new, by_year, user(number))));
+    assert_eq!(new.count(by_year).members, 11, "more than its cap: they were let in");
+    (0..EXACT_MAX + 9_000).for_each(|number| {
+        members.turn([&*large]).insert(&asked(&large, 0, number, None));
+    });
+    members.take_over(&large, &new, month(0), by_year);
+    let estimate = large.count(month(0)).members;
+    assert!(new.count(by_year).estimated && new.count(by_year).members.abs_diff(estimate) < 30);
+    let again = Members::new(&[4; 16]);
+    for record in noted.0.lock().expect("no panic").iter() {
+        again.restore(record, 0);
+    }
+    assert_eq!(again.set(2).count(by_year), new.count(by_year));
 }
 
 #[test]
@@ -120,18 +146,18 @@ fn p3_what_was_let_in_is_let_in_after_a_restart() {
     for record in records.iter().chain(records.iter().rev()) {
         second.restore(record, now);
     }
-    let window = month(0);
+    let span = month(0);
     for key in 1..=3 {
-        assert_eq!(first.set(key).count(window), second.set(key).count(window), "set {key}");
+        assert_eq!(first.set(key).count(span), second.set(key).count(span), "set {key}");
     }
-    assert!(second.set(1).count(window).estimated);
+    assert!(second.set(1).count(span).estimated);
     assert!(!admit(&second, &[asked(&second.set(2), 0, 30, Some(30))]));
     assert!(admit(&second, &[asked(&second.set(2), 0, 29, Some(30))]));
     let third = Members::new(&[5; 16]);
     for record in &records {
         third.restore(record, month(0).end_us());
     }
-    assert_eq!(third.set(2).count(window).members, 0, "a window that is over");
+    assert_eq!(third.set(2).count(span).members, 0, "a window that is over");
     assert_eq!(third.set(3).count(month(1)).members, 30);
 }
 
@@ -140,8 +166,8 @@ fn windows_that_are_over_are_freed_and_sets_in_use_stay() {
     let members = Members::new(&[6; 16]);
     let kept = members.set(1);
     for (key, number) in [(1, 1), (2, 2), (3, 3)] {
-        let window = i64::from(key == 3);
-        assert!(admit(&members, &[asked(&members.set(key), window, number, Some(9))]));
+        let span = i64::from(key == 3);
+        assert!(admit(&members, &[asked(&members.set(key), span, number, Some(9))]));
     }
     assert_eq!(members.sweep(month(0).end_us()), 3, "late ones may come yet");
     assert_eq!(members.sweep(month(0).end_us() + LATE_US), 1);
