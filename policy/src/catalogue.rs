@@ -6,6 +6,7 @@ mod keys;
 mod limits;
 mod meters;
 mod products;
+mod shares;
 mod tenants;
 
 use std::sync::Arc;

@@ -24,7 +24,7 @@ pub use named::MemberOf;
 use named::Named;
 
 /// More limits than this on one chain are refused at validation.
-pub(crate) const MAX_CHAIN: usize = 32;
+pub(crate) const MAX_CHAIN: usize = 64;
 
 /// A request as the policy sees it.
 pub struct Call<'a> {
@@ -73,7 +73,7 @@ pub struct Permit {
     snapshot: Arc<Snapshot>,
     caller: Caller,
     route: RouteIndex,
-    entered: u32,
+    entered: u64,
     named: Named,
 }
 
@@ -109,7 +109,7 @@ pub enum Reason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limited {
     slot: u8,
-    violated: u32,
+    violated: u64,
     /// Tokens left at the limit that refused, fewer than the request costs.
     pub remaining: u64,
     /// The earliest instant at which the same request would be admitted by every limit if
@@ -237,7 +237,7 @@ impl Snapshot {
     fn views(&self, caller: Caller, route: RouteIndex) -> impl Iterator<Item = LimitView<'_>> {
         let own = &self.keys[caller.key as usize].own;
         let chain = &self.tenants[caller.tenant as usize].chain;
-        let applies = move |slot: &&Slot| self.applies(slot, route);
+        let applies = move |slot: &&Slot| self.applies(slot, route) && !slot.is_guarantee();
         own.iter().chain(&**chain).filter(applies).map(|slot| self.view(slot))
     }
 }

@@ -8,16 +8,18 @@ mod fields;
 mod kinds;
 mod limit;
 mod meter;
+mod share;
 mod tree;
 
 use crate::diagnostics::{Findings, Place};
+pub(crate) use fields::{Amount, Located, Text};
 use fields::{Fields, Scope};
-pub(crate) use fields::{Located, Text};
 pub(crate) use kinds::{
     AddonDoc, AppDoc, HealthDoc, KeyDoc, PeerDoc, PlanDoc, RouteDoc, TenantDoc, UpstreamDoc,
 };
-pub(crate) use limit::{Each, LimitDoc, LimitKind};
+pub(crate) use limit::{Each, LimitDoc, LimitKind, Written, period, refills};
 pub(crate) use meter::MeterDoc;
+pub(crate) use share::Share;
 use tree::Value;
 
 /// One document: its name for messages, and its text.

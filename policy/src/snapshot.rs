@@ -253,9 +253,52 @@ pub(crate) const EVERYWHERE: u32 = u32::MAX;
 
 #[derive(Clone, Debug)]
 pub(crate) enum Control {
-    Bucket { bucket: Arc<Bucket>, terms: Terms },
-    Gauge { gauge: Arc<Gauge>, max: u32 },
-    Each { each: Each, limit: u64, terms: Terms },
+    Bucket {
+        bucket: Arc<Bucket>,
+        terms: Terms,
+    },
+    /// Stands right before the ceiling of its share. Boxed: most chains have none, and slots stay
+    /// small.
+    Guarantee(Box<Guarantee>),
+    Gauge {
+        gauge: Arc<Gauge>,
+        max: u32,
+    },
+    Each {
+        each: Each,
+        limit: u64,
+        terms: Terms,
+    },
+}
+
+/// What is guaranteed of the limit a share is of. It never refuses: what it has left secures the
+/// limits above, and without that they are asked like any other.
+#[derive(Clone, Debug)]
+pub(crate) struct Guarantee {
+    pub(crate) bucket: Arc<Bucket>,
+    pub(crate) terms: Terms,
+    /// The limits that are debited without being asked when this has tokens: bit 1 is the next slot
+    /// of the chain, and so on. 0: the limit it is of is not on this chain, and it does nothing.
+    pub(crate) secures: u64,
+}
+
+/// Ends the name of a share's guarantee. Not for names in documents.
+pub(crate) const GUARANTEE: &str = ":guarantee";
+
+impl Slot {
+    /// The bucket of a limit that is or guarantees a rate.
+    pub(crate) fn bucket(&self) -> Option<(&Arc<Bucket>, Terms)> {
+        match &self.control {
+            Control::Bucket { bucket, terms } => Some((bucket, *terms)),
+            Control::Guarantee(guarantee) => Some((&guarantee.bucket, guarantee.terms)),
+            Control::Gauge { .. } | Control::Each { .. } => None,
+        }
+    }
+
+    /// Whether it is part of a share rather than a limit of its own to a client.
+    pub(crate) fn is_guarantee(&self) -> bool {
+        matches!(self.control, Control::Guarantee(_))
+    }
 }
 
 /// A limit's name: `requests` of level `team` is `team/requests`.
@@ -449,18 +492,22 @@ impl Snapshot {
     }
 
     /// The limits that hold a tenant, narrowest first, and their state. `None`: no such tenant.
+    ///
+    /// The guarantee of a share stands before it, under the share's name and `:guarantee`.
     pub fn usage(&self, tenant: &str, now: Nanos) -> Option<Vec<LimitUsage>> {
         let tenant = self.tenant(tenant)?;
+        let rate = |bucket: &Bucket, terms: Terms| LimitState::Rate {
+            interval_ns: terms.interval_ns,
+            burst: terms.burst,
+            remaining: bucket.remaining(terms, now),
+        };
         let usage = tenant.chain.iter().map(|slot| LimitUsage {
             level: slot.level,
             tenant: self.tenants[slot.owner as usize].id.to_string(),
             name: self.labels[slot.label as usize].name.to_string(),
             state: match &slot.control {
-                Control::Bucket { bucket, terms } => LimitState::Rate {
-                    interval_ns: terms.interval_ns,
-                    burst: terms.burst,
-                    remaining: bucket.remaining(*terms, now),
-                },
+                Control::Bucket { bucket, terms } => rate(bucket, *terms),
+                Control::Guarantee(guarantee) => rate(&guarantee.bucket, guarantee.terms),
                 Control::Gauge { gauge, max } => {
                     LimitState::Concurrent { max: *max, in_flight: gauge.count() }
                 }

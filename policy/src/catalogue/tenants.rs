@@ -10,10 +10,11 @@ use hashbrown::{HashMap, HashTable};
 use super::index::{Broken, Index, Interner};
 use super::limits::{Limits, Owner, Resolved};
 use super::products::Products;
+use super::shares::{self, Above, Shares};
 use crate::decide::MAX_CHAIN;
 use crate::diagnostics::Findings;
-use crate::documents::TenantDoc;
-use crate::snapshot::{BitSet, COMPOSED, EVERYWHERE, Level, Slot, Snapshot, Status, Tenant};
+use crate::documents::{LimitKind, TenantDoc};
+use crate::snapshot::{BitSet, COMPOSED, EVERYWHERE, Label, Level, Slot, Snapshot, Status, Tenant};
 
 /// Levels of tenants from a root to a leaf at most.
 const MAX_DEPTH: usize = 8;
@@ -53,11 +54,17 @@ pub(super) fn build<'d, 'i: 'd>(
         grown: (0..docs.len()).map(|_| None).collect(),
         grants: HashMap::default(),
         policy_fields: Interner::new(),
+        shares: Shares::default(),
     };
     for index in order {
         grower.grow(index);
     }
-    let (grown, policy_fields) = (grower.grown, grower.policy_fields);
+    let Grower { grown, policy_fields, shares, .. } = grower;
+    let name = |owner: u32, label| {
+        let limit = &limits.labels.get(label).full;
+        format!("`{limit}` of `{}`", docs[owner as usize].id.value)
+    };
+    shares.finish(&name, findings);
     // Where a tenant is missing there is a finding, and no snapshot is made of this.
     let tenants: Vec<Tenant> = grown.into_iter().flatten().map(|grown| grown.tenant).collect();
     let hasher = FixedState::default();
@@ -125,6 +132,7 @@ struct Grower<'g, 'd, 'i, 'b> {
     /// What plan and add-ons grant; tenants with the same share the set.
     grants: HashMap<(u32, Vec<u32>), Arc<BitSet>, FixedState>,
     policy_fields: Interner<Box<str>>,
+    shares: Shares,
 }
 
 impl Grower<'_, '_, '_, '_> {
@@ -177,20 +185,27 @@ impl Grower<'_, '_, '_, '_> {
         };
         let grants = self.grants(doc, plan, own_plan.is_some(), parent);
         let before = Before::of(id, self.limits.previous);
-        let resolved =
-            self.limits.resolve(&doc.limits, level, &format!("tenant.{id}"), self.findings);
+        let tail = match parent {
+            None => &[][..],
+            // What stands at the tenants above; their plan is not this one's.
+            Some(Grown { tenant, plan_slots, .. }) if own_plan.is_some() => {
+                &tenant.chain[..tenant.chain.len() - plan_slots]
+            }
+            Some(parent) => &parent.tenant.chain,
+        };
+        let resolved = self.resolve(index, level, plan, tail);
         let owner = Owner { tenant: index, known_as: id };
         let mut chain = self.limits.slots(&resolved, owner, &before.own);
-        let plan_slots = if let (None, Some(parent)) = (own_plan, parent) {
-            chain.extend_from_slice(&parent.tenant.chain);
-            parent.plan_slots
-        } else {
-            if let Some(Grown { tenant, plan_slots, .. }) = parent {
-                chain.extend_from_slice(&tenant.chain[..tenant.chain.len() - plan_slots]);
+        let own = chain.len();
+        chain.extend_from_slice(tail);
+        let plan_slots = match parent {
+            Some(parent) if own_plan.is_none() => parent.plan_slots,
+            _ => {
+                shares::cut(&mut chain[own..]);
+                let of_plan = &self.plan_limits[plan as usize];
+                chain.extend(self.limits.slots(of_plan, owner, &before.plan));
+                of_plan.len()
             }
-            let of_plan = &self.plan_limits[plan as usize];
-            chain.extend(self.limits.slots(of_plan, owner, &before.plan));
-            of_plan.len()
         };
         if chain.len() > MAX_CHAIN {
             let message = format!("{} limits on one chain, at most {MAX_CHAIN} fit", chain.len());
@@ -207,6 +222,33 @@ impl Grower<'_, '_, '_, '_> {
         let chain = chain.into();
         let tenant = Tenant { id: id.into(), path, level, status, plan, apps, chain, policy_field };
         Some(Grown { tenant, depth, plan_slots, grants })
+    }
+
+    /// A tenant's own limits; its shares are of those in `tail`.
+    fn resolve(&mut self, index: u32, level: Level, plan: u32, tail: &[Slot]) -> Vec<Resolved> {
+        let (docs, of_plan) = (self.docs, &self.plan_limits[plan as usize]);
+        let doc = &docs[index as usize];
+        let written = |slot: &Slot, label: &Label| match slot.level {
+            Level::Plan => of_plan.iter().find(|l| l.label() == slot.label).map(Resolved::written),
+            _ => {
+                let limits = &docs[slot.owner as usize].limits;
+                limits.iter().find(|l| *l.name.value == *label.name).map(|l| l.written)
+            }
+        };
+        let parents = self.parents;
+        let mut above = std::iter::successors(parents[index as usize], |at| parents[*at as usize]);
+        let has_shares = doc.limits.iter().any(|limit| matches!(limit.kind, LimitKind::Share(_)));
+        let above = Above {
+            shares: &mut self.shares,
+            tenant: index,
+            slots: tail,
+            written: &|slot, label| {
+                written(slot, label).expect("a slot is made of a limit of its owner")
+            },
+            in_doubt: has_shares && above.any(|at| !docs[at as usize].clean),
+        };
+        let at = format!("tenant.{}", doc.id.value);
+        self.limits.resolve(&doc.limits, level, &at, Some(above), self.findings)
     }
 
     fn level(&mut self, doc: &TenantDoc<'_>, parent: Option<&Grown>) -> Level {
@@ -269,7 +311,7 @@ impl Grower<'_, '_, '_, '_> {
             return COMPOSED;
         }
         let mut text = String::new();
-        for slot in chain {
+        for slot in chain.iter().filter(|slot| !slot.is_guarantee()) {
             let joint = if text.is_empty() { "" } else { ", " };
             let name = &self.limits.labels.get(slot.label).full;
             let (quota, window_s) = slot.quota();

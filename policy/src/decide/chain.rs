@@ -1,6 +1,10 @@
 //! A chain of limits, taken all or nothing.
+//!
+//! A guarantee that has tokens secures the limits it is of: they are debited without being asked.
+//! One that has none is not debited, and they are asked like any other: that is borrowing what
+//! siblings leave. Either way every debit is undone when the chain is refused.
 
-use crate::bucket::{Take, Terms};
+use crate::bucket::{Bucket, Take, Terms};
 use crate::documents::Each;
 use crate::dynamic::{DynamicTake, Subject};
 use crate::snapshot::{Caller, Control, EVERYWHERE, RouteIndex, Slot, Snapshot};
@@ -10,7 +14,7 @@ use super::{Call, Limited, MAX_CHAIN};
 
 /// What came of a walk.
 pub(super) enum Walk {
-    Admitted { entered: u32, nearest: Option<(u8, u64)> },
+    Admitted { entered: u64, nearest: Option<(u8, u64)> },
     Refused(Limited),
     Stale,
 }
@@ -43,6 +47,7 @@ impl Slot {
     pub(crate) fn terms(&self) -> Option<Terms> {
         match &self.control {
             Control::Bucket { terms, .. } | Control::Each { terms, .. } => Some(*terms),
+            Control::Guarantee(guarantee) => Some(guarantee.terms),
             Control::Gauge { .. } => None,
         }
     }
@@ -53,6 +58,7 @@ impl Slot {
             Control::Bucket { terms, .. } | Control::Each { terms, .. } => {
                 (terms.burst, terms.refill_s())
             }
+            Control::Guarantee(guarantee) => (guarantee.terms.burst, guarantee.terms.refill_s()),
             Control::Gauge { max, .. } => (u64::from(*max), 0),
         }
     }
@@ -90,14 +96,17 @@ impl<'c, 'a> Chain<'c, 'a> {
     /// Asks every level and changes none. `None`: every level would grant.
     fn look(&self) -> Option<Walk> {
         let mut refusals = Refusals::default();
+        let mut secured = Secured::default();
         for (index, slot) in self.slots() {
-            match self.step(slot, true) {
+            match self.step(slot, true, secured.has(index)) {
+                Step::Granted { remaining, .. } => _ = secured.granted(index, slot, remaining),
                 Step::Refused { remaining, ready_at } => {
+                    let ready_at = self.sooner(index, ready_at);
                     refusals.add(index, remaining, ready_at, false);
                 }
                 Step::Full => refusals.add(index, 0, None, true),
                 Step::Sealed => return Some(Walk::Stale),
-                Step::Granted { .. } | Step::Entered | Step::Exempt => {}
+                Step::Entered | Step::Exempt => {}
             }
         }
         refusals.finish().map(Walk::Refused)
@@ -105,17 +114,21 @@ impl<'c, 'a> Chain<'c, 'a> {
 
     fn take(&self) -> Walk {
         let mut before = [0; MAX_CHAIN];
-        let mut taken = 0_u32;
-        let mut entered = 0_u32;
+        let mut taken = 0_u64;
+        let mut entered = 0_u64;
+        let mut secured = Secured::default();
         let mut nearest: Option<(u8, u64)> = None;
         for (index, slot) in self.slots() {
             let mut refusals = Refusals::default();
-            match self.step(slot, false) {
+            match self.step(slot, false, secured.has(index)) {
                 Step::Granted { before: word, remaining } => {
                     before[index as usize] = word;
                     taken |= 1 << index;
-                    if nearest.is_none_or(|(_, least)| remaining < least) {
-                        nearest = Some((index, remaining));
+                    let left = secured.granted(index, slot, remaining);
+                    if let Some(left) = left
+                        && nearest.is_none_or(|(_, least)| left < least)
+                    {
+                        nearest = Some((index, left));
                     }
                     continue;
                 }
@@ -126,6 +139,7 @@ impl<'c, 'a> Chain<'c, 'a> {
                 Step::Exempt => continue,
                 Step::Sealed => {}
                 Step::Refused { remaining, ready_at } => {
+                    let ready_at = self.sooner(index, ready_at);
                     refusals.add(index, remaining, ready_at, false);
                 }
                 Step::Full => refusals.add(index, 0, None, true),
@@ -136,20 +150,35 @@ impl<'c, 'a> Chain<'c, 'a> {
         Walk::Admitted { entered, nearest }
     }
 
-    fn step(&self, slot: &Slot, look: bool) -> Step {
+    /// When the limit at `refused` has tokens, or a guarantee has that secures it.
+    fn sooner(&self, refused: u8, ready_at: Option<Nanos>) -> Option<Nanos> {
+        let mut soonest = ready_at;
+        for (index, slot) in self.slots().take_while(|(index, _)| *index < refused) {
+            if let Control::Guarantee(guarantee) = &slot.control
+                && guarantee.secures >> (refused - index) & 1 == 1
+                && let Take::Refused { ready_at: Some(ready_at), .. } =
+                    guarantee.bucket.look(guarantee.terms, self.cost, self.call.now)
+            {
+                soonest = Some(soonest.map_or(ready_at, |soonest| soonest.min(ready_at)));
+            }
+        }
+        soonest
+    }
+
+    fn step(&self, slot: &Slot, look: bool, secured: bool) -> Step {
         let Call { now, .. } = *self.call;
         match &slot.control {
-            Control::Bucket { .. } | Control::Each { .. } if self.cost == 0 => Step::Exempt,
-            Control::Bucket { bucket, terms } => {
-                let take = if look {
-                    bucket.look(*terms, self.cost, now)
-                } else {
-                    bucket.take(*terms, self.cost, now)
-                };
-                match take {
-                    Take::Granted { before, remaining } => Step::Granted { before, remaining },
-                    Take::Refused { remaining, ready_at } => Step::Refused { remaining, ready_at },
-                    Take::Sealed => Step::Sealed,
+            Control::Bucket { .. } | Control::Guarantee(_) | Control::Each { .. }
+                if self.cost == 0 =>
+            {
+                Step::Exempt
+            }
+            Control::Bucket { bucket, terms } => self.tokens(bucket, *terms, look, secured),
+            Control::Guarantee(guarantee) if guarantee.secures == 0 => Step::Exempt,
+            Control::Guarantee(guarantee) => {
+                match self.tokens(&guarantee.bucket, guarantee.terms, look, secured) {
+                    Step::Refused { .. } => Step::Exempt,
+                    step => step,
                 }
             }
             Control::Gauge { gauge, max } if look => {
@@ -181,6 +210,21 @@ impl<'c, 'a> Chain<'c, 'a> {
         }
     }
 
+    fn tokens(&self, bucket: &Bucket, terms: Terms, look: bool, secured: bool) -> Step {
+        let now = self.call.now;
+        let take = match (look, secured) {
+            (true, _) => bucket.look(terms, self.cost, now),
+            (false, false) => bucket.take(terms, self.cost, now),
+            (false, true) => bucket.force(terms, self.cost, now),
+        };
+        match take {
+            Take::Granted { before, remaining } => Step::Granted { before, remaining },
+            Take::Refused { remaining, .. } if secured => Step::Granted { before: 0, remaining },
+            Take::Refused { remaining, ready_at } => Step::Refused { remaining, ready_at },
+            Take::Sealed => Step::Sealed,
+        }
+    }
+
     /// Whom a per-client limit holds here. A request that names no end user is held by the
     /// user with the empty name, so that leaving the header out gains nothing.
     fn subject(&self, each: Each, limit: u64) -> Option<Subject> {
@@ -196,7 +240,7 @@ impl<'c, 'a> Chain<'c, 'a> {
         }
     }
 
-    fn put_back(&self, taken: u32, entered: u32, before: &[u64; MAX_CHAIN]) {
+    fn put_back(&self, taken: u64, entered: u64, before: &[u64; MAX_CHAIN]) {
         let now = self.call.now;
         for (index, slot) in self.slots() {
             if (taken | entered) >> index & 1 == 0 {
@@ -206,6 +250,9 @@ impl<'c, 'a> Chain<'c, 'a> {
             match &slot.control {
                 Control::Bucket { bucket, terms } => {
                     bucket.put_back(*terms, self.cost, now, before);
+                }
+                Control::Guarantee(guarantee) => {
+                    guarantee.bucket.put_back(guarantee.terms, self.cost, now, before);
                 }
                 Control::Gauge { gauge, .. } => gauge.leave(),
                 Control::Each { each, limit, terms } => {
@@ -219,7 +266,7 @@ impl<'c, 'a> Chain<'c, 'a> {
 }
 
 /// Releases the concurrency permits of a request.
-pub(super) fn leave(snapshot: &Snapshot, caller: Caller, entered: u32) {
+pub(super) fn leave(snapshot: &Snapshot, caller: Caller, entered: u64) {
     let own = &snapshot.keys[caller.key as usize].own;
     let shared = &snapshot.tenants[caller.tenant as usize].chain;
     for (index, slot) in own.iter().chain(&**shared).enumerate() {
@@ -231,11 +278,39 @@ pub(super) fn leave(snapshot: &Snapshot, caller: Caller, entered: u32) {
     }
 }
 
+/// What guarantees have secured so far on one walk.
+#[derive(Default)]
+struct Secured {
+    slots: u64,
+    /// What is left at the guarantee nearest to its end; of no meaning while nothing is secured.
+    left: u64,
+}
+
+impl Secured {
+    fn has(&self, index: u8) -> bool {
+        self.slots >> index & 1 == 1
+    }
+
+    /// Notes what a slot that granted secures. What is left there for the client to know of:
+    /// nothing of a guarantee, and of a limit that is secured at least what is guaranteed.
+    fn granted(&mut self, index: u8, slot: &Slot, remaining: u64) -> Option<u64> {
+        let Control::Guarantee(guarantee) = &slot.control else {
+            return Some(if self.has(index) { remaining.max(self.left) } else { remaining });
+        };
+        // One that is secured itself may have less left than the one that secures it.
+        if !self.has(index) {
+            self.left = if self.slots == 0 { remaining } else { remaining.min(self.left) };
+        }
+        self.slots |= guarantee.secures << index;
+        None
+    }
+}
+
 /// The refusals of one walk: which limits, which of them holds longest, and until when.
 #[derive(Default)]
 struct Refusals {
     longest: Option<Limited>,
-    violated: u32,
+    violated: u64,
 }
 
 impl Refusals {
