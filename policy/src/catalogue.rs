@@ -16,7 +16,6 @@ use foldhash::fast::FixedState;
 use crate::diagnostics::{Diagnostics, Findings};
 use crate::documents::{self, Source};
 use crate::dynamic::DynamicBuckets;
-use crate::members::Members;
 use crate::snapshot::Snapshot;
 use index::Broken;
 use limits::Limits;
@@ -28,7 +27,6 @@ pub(crate) fn build(
     sources: &[Source],
     previous: Option<&Snapshot>,
     dynamic: &Arc<DynamicBuckets>,
-    members: &Arc<Members>,
 ) -> Result<Snapshot, Diagnostics> {
     let mut findings = Findings::default();
     let documents = documents::read(sources, &mut findings);
@@ -85,7 +83,7 @@ pub(crate) fn build(
         apps: products.apps,
         upstreams: upstreams.upstreams,
         dynamic: Arc::clone(dynamic),
-        members: Arc::clone(members),
+        members: dynamic.members(),
         inherited,
         equipment: std::sync::OnceLock::new(),
     })

@@ -72,16 +72,14 @@ impl Summary {
 /// Validates documents as [`Policy::apply`] would, and changes nothing.
 pub fn check(sources: &[Source]) -> Result<Summary, Diagnostics> {
     let dynamic = Arc::new(DynamicBuckets::new(0, [0; 16]));
-    let members = Arc::new(Members::new(&[0; 16]));
-    catalogue::build(sources, None, &dynamic, &members).map(|snapshot| Summary::of(&snapshot))
+    catalogue::build(sources, None, &dynamic).map(|snapshot| Summary::of(&snapshot))
 }
 
 impl Policy {
     /// The first policy of a process; every bucket starts full until [`restore`](Self::restore).
     pub fn new(sources: &[Source], settings: &PolicySettings) -> Result<Policy, Diagnostics> {
         let dynamic = DynamicBuckets::new(settings.max_dynamic_keys, settings.hash_key);
-        let members = Arc::new(Members::new(&settings.hash_key));
-        let snapshot = catalogue::build(sources, None, &Arc::new(dynamic), &members)?;
+        let snapshot = catalogue::build(sources, None, &Arc::new(dynamic))?;
         Ok(Policy {
             current: ArcSwap::from_pointee(snapshot),
             applying: Mutex::new(()),
@@ -123,7 +121,7 @@ impl Policy {
     ) -> Result<Applied, Diagnostics> {
         let _turn = self.applying.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let before = self.current.load_full();
-        let next = catalogue::build(sources, Some(&before), &before.dynamic, &before.members)?;
+        let next = catalogue::build(sources, Some(&before), &before.dynamic)?;
         let applied = Applied { version: next.version, summary: Summary::of(&next) };
         if let Some(equip) = self.equip.get() {
             next.equipment.get_or_init(|| equip(&next));
