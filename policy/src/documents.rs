@@ -8,6 +8,7 @@ mod fields;
 mod kinds;
 mod limit;
 mod meter;
+mod quota;
 mod share;
 mod tree;
 
@@ -19,6 +20,7 @@ pub(crate) use kinds::{
 };
 pub(crate) use limit::{Each, LimitDoc, LimitKind, Written, period, refills};
 pub(crate) use meter::MeterDoc;
+pub(crate) use quota::{GrantDoc, QuotaDoc};
 pub(crate) use share::Share;
 use tree::Value;
 
@@ -42,11 +44,12 @@ pub(crate) struct Documents<'i> {
     pub(crate) tenants: Vec<TenantDoc<'i>>,
     pub(crate) keys: Vec<KeyDoc<'i>>,
     pub(crate) meters: Vec<MeterDoc<'i>>,
+    pub(crate) grants: Vec<GrantDoc<'i>>,
     /// Tables with a finding of their own, by kind and id: references to them are not at fault.
     pub(crate) broken: Vec<(&'static str, Text<'i>)>,
 }
 
-const KINDS: &str = "plan, addon, app, route, upstream, tenant, key, meter";
+const KINDS: &str = "plan, addon, app, route, upstream, tenant, key, meter, grant";
 
 /// Reads every source; mistakes go to `findings`, what could be read is returned.
 pub(crate) fn read<'i>(sources: &'i [Source], findings: &mut Findings) -> Documents<'i> {
@@ -93,6 +96,7 @@ impl<'i> Documents<'i> {
             "tenant" => ("tenant", true),
             "key" => ("key", true),
             "meter" => ("meter", true),
+            "grant" => ("grant", true),
             _ => ("", false),
         };
         if !known {
@@ -121,6 +125,7 @@ impl<'i> Documents<'i> {
                 "upstream" => keep(&mut self.upstreams, UpstreamDoc::read(fields)),
                 "tenant" => keep(&mut self.tenants, TenantDoc::read(fields)),
                 "meter" => keep(&mut self.meters, MeterDoc::read(fields)),
+                "grant" => keep(&mut self.grants, GrantDoc::read(fields)),
                 _ => keep(&mut self.keys, KeyDoc::read(fields)),
             };
             if !whole {

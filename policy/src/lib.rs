@@ -12,6 +12,7 @@
 //! reload nor a restart forgives spent allowance; **P4** bad documents change nothing and say why.
 
 pub mod bucket;
+pub mod calendar;
 mod catalogue;
 pub mod decide;
 pub mod diagnostics;
@@ -22,6 +23,7 @@ pub mod keys;
 pub mod members;
 pub mod meters;
 mod policy;
+pub mod quota;
 pub mod snapshot;
 mod sync;
 pub mod time;

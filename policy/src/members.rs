@@ -149,6 +149,12 @@ pub struct Turn<'m> {
     _guards: [Option<MutexGuard<'m, ()>>; SHARDS],
 }
 
+impl std::fmt::Debug for Members {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Members").finish_non_exhaustive()
+    }
+}
+
 impl Members {
     /// No sets yet. `hash_key` keeps others from choosing names that fall together in memory.
     pub fn new(hash_key: &[u8; 16]) -> Members {

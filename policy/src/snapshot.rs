@@ -21,6 +21,7 @@ use crate::gauge::Gauge;
 use crate::keys::{KeyId, Presented, SecretHash};
 use crate::members::Members;
 use crate::meters::{Meter, MeterId};
+use crate::quota::{Beyond, Quota};
 use crate::time::Nanos;
 
 /// Where in the tree a limit stands. From the narrowest to the widest.
@@ -269,6 +270,15 @@ pub(crate) enum Control {
         limit: u64,
         terms: Terms,
     },
+    Quota(Arc<Quota>),
+}
+
+/// Where a quota stands: a slot of the chain of its owner.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct QuotaPlace {
+    pub(crate) key: u128,
+    pub(crate) owner: u32,
+    pub(crate) slot: u8,
 }
 
 /// What is guaranteed of the limit a share is of. It never refuses: what it has left secures the
@@ -291,8 +301,26 @@ impl Slot {
         match &self.control {
             Control::Bucket { bucket, terms } => Some((bucket, *terms)),
             Control::Guarantee(guarantee) => Some((&guarantee.bucket, guarantee.terms)),
+            // What throttles beyond a quota is a bucket like any other.
+            Control::Quota(quota) => match &quota.rules.beyond {
+                Beyond::Throttle { bucket, terms } => Some((bucket, *terms)),
+                Beyond::Block | Beyond::Bill => None,
+            },
             Control::Gauge { .. } | Control::Each { .. } => None,
         }
+    }
+
+    /// The quota that stands here.
+    pub(crate) fn quota_here(&self) -> Option<&Arc<Quota>> {
+        match &self.control {
+            Control::Quota(quota) => Some(quota),
+            _ => None,
+        }
+    }
+
+    /// Whether a quota of a distinct meter stands here.
+    pub(crate) fn is_distinct(&self) -> bool {
+        self.quota_here().is_some_and(|quota| quota.set().is_some())
     }
 
     /// Whether it is part of a share rather than a limit of its own to a client.
@@ -360,6 +388,8 @@ pub struct Snapshot {
     pub(crate) meters: Vec<Meter>,
     /// Data in and data out.
     pub(crate) volume: [MeterId; 2],
+    /// Every quota once, by key.
+    pub(crate) quotas: Vec<QuotaPlace>,
     pub(crate) labels: Vec<Label>,
     pub(crate) policy_fields: Vec<Box<str>>,
     pub(crate) dynamic: Arc<DynamicBuckets>,
@@ -493,7 +523,8 @@ impl Snapshot {
 
     /// The limits that hold a tenant, narrowest first, and their state. `None`: no such tenant.
     ///
-    /// The guarantee of a share stands before it, under the share's name and `:guarantee`.
+    /// The guarantee of a share stands before it, under the share's name and `:guarantee`. Quotas
+    /// are shown by [`quotas_of`](Self::quotas_of).
     pub fn usage(&self, tenant: &str, now: Nanos) -> Option<Vec<LimitUsage>> {
         let tenant = self.tenant(tenant)?;
         let rate = |bucket: &Bucket, terms: Terms| LimitState::Rate {
@@ -501,11 +532,8 @@ impl Snapshot {
             burst: terms.burst,
             remaining: bucket.remaining(terms, now),
         };
-        let usage = tenant.chain.iter().map(|slot| LimitUsage {
-            level: slot.level,
-            tenant: self.tenants[slot.owner as usize].id.to_string(),
-            name: self.labels[slot.label as usize].name.to_string(),
-            state: match &slot.control {
+        let limits = tenant.chain.iter().filter_map(|slot| {
+            let state = match &slot.control {
                 Control::Bucket { bucket, terms } => rate(bucket, *terms),
                 Control::Guarantee(guarantee) => rate(&guarantee.bucket, guarantee.terms),
                 Control::Gauge { gauge, max } => {
@@ -514,9 +542,14 @@ impl Snapshot {
                 Control::Each { terms, .. } => {
                     LimitState::Each { interval_ns: terms.interval_ns, burst: terms.burst }
                 }
-            },
+                Control::Quota(_) => return None,
+            };
+            let level = slot.level;
+            let tenant = self.tenants[slot.owner as usize].id.to_string();
+            let name = self.labels[slot.label as usize].name.to_string();
+            Some(LimitUsage { level, tenant, name, state })
         });
-        Some(usage.collect())
+        Some(limits.collect())
     }
 
     /// An app by its id.

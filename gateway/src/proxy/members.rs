@@ -21,7 +21,7 @@ impl Exchange {
     pub(super) fn write_members(&self, edge: &Edge, admission: &Admission, row: &Event<'_>) {
         let permit = &admission.permit;
         let written = permit.snapshot().members().written();
-        for member in permit.members(row.ts_us) {
+        for member in permit.members() {
             if !member.is_new && written.has(member.row) {
                 continue;
             }

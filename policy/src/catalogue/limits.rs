@@ -253,7 +253,7 @@ impl<'b> Limits<'b> {
         }
     }
 
-    fn bucket(&mut self, terms: Terms, before: Option<&Slot>) -> Arc<Bucket> {
+    pub(super) fn bucket(&mut self, terms: Terms, before: Option<&Slot>) -> Arc<Bucket> {
         match before.and_then(Slot::bucket) {
             Some((bucket, old)) if old == terms => Arc::clone(bucket),
             Some((bucket, old)) => {

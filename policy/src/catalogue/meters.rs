@@ -68,6 +68,14 @@ impl Meters {
     }
 }
 
+impl Meters {
+    /// The number of the meter with this id.
+    pub(super) fn find(&self, id: &str) -> Option<MeterId> {
+        let found = self.meters.binary_search_by(|meter| (*meter.id).cmp(id));
+        found.ok().map(|index| MeterId(index as u32))
+    }
+}
+
 fn find(defined: &[Defined], id: &str) -> Option<MeterId> {
     let found = defined.binary_search_by(|defined| (*defined.meter.id).cmp(id));
     found.ok().map(|index| MeterId(index as u32))

@@ -124,8 +124,9 @@ impl Above<'_> {
     ) -> Option<Split> {
         let name = &*doc.name.value;
         let key = |field: &str| format!("{at}.{field}");
-        let position =
-            self.slots.iter().position(|slot| *labels.get(slot.label).name == *doc.name.value);
+        let position = self.slots.iter().position(|slot| {
+            slot.quota_here().is_none() && *labels.get(slot.label).name == *doc.name.value
+        });
         let Some(position) = position else {
             if !self.in_doubt {
                 let message = format!("no tenant above has a limit `{name}` to share");

@@ -10,6 +10,7 @@ use hashbrown::{HashMap, HashTable};
 use super::index::{Broken, Index, Interner};
 use super::limits::{Limits, Owner, Resolved};
 use super::products::Products;
+use super::quotas::{self, Civil, Quotas};
 use super::shares::{self, Above, Shares};
 use crate::decide::MAX_CHAIN;
 use crate::diagnostics::Findings;
@@ -26,11 +27,13 @@ pub(super) struct Tenants<'d> {
     pub(super) policy_fields: Interner<Box<str>>,
 }
 
-pub(super) fn build<'d, 'i: 'd>(
+pub(super) fn build<'d, 'i: 'd, 'b>(
     docs: &'d [TenantDoc<'i>],
     products: &Products<'_>,
     plan_limits: &[Vec<Resolved>],
-    limits: &mut Limits<'_>,
+    limits: &mut Limits<'b>,
+    plan_quotas: &[Vec<quotas::Resolved<'d>>],
+    quotas: &mut Quotas<'b, 'd>,
     broken: &Broken<'_>,
     findings: &mut Findings,
 ) -> Tenants<'d> {
@@ -49,6 +52,8 @@ pub(super) fn build<'d, 'i: 'd>(
         products,
         plan_limits,
         limits,
+        plan_quotas,
+        quotas,
         broken,
         findings,
         grown: (0..docs.len()).map(|_| None).collect(),
@@ -118,6 +123,7 @@ struct Grown {
     /// The plan's slots are the last of the chain.
     plan_slots: usize,
     grants: Arc<BitSet>,
+    civil: Civil,
 }
 
 struct Grower<'g, 'd, 'i, 'b> {
@@ -126,6 +132,8 @@ struct Grower<'g, 'd, 'i, 'b> {
     products: &'g Products<'g>,
     plan_limits: &'g [Vec<Resolved>],
     limits: &'g mut Limits<'b>,
+    plan_quotas: &'g [Vec<quotas::Resolved<'d>>],
+    quotas: &'g mut Quotas<'b, 'd>,
     broken: &'g Broken<'g>,
     findings: &'g mut Findings,
     grown: Vec<Option<Grown>>,
@@ -195,7 +203,10 @@ impl Grower<'_, '_, '_, '_> {
         };
         let resolved = self.resolve(index, level, plan, tail);
         let owner = Owner { tenant: index, known_as: id };
-        let mut chain = self.limits.slots(&resolved, owner, &before.own);
+        let civil = self.civil(doc, parent);
+        // Before its limits: what guarantees secure is counted from them to those above.
+        let mut chain = self.own_quotas(index, level, &civil, &before.own);
+        chain.extend(self.limits.slots(&resolved, owner, &before.own));
         let own = chain.len();
         chain.extend_from_slice(tail);
         let plan_slots = match parent {
@@ -204,7 +215,11 @@ impl Grower<'_, '_, '_, '_> {
                 shares::cut(&mut chain[own..]);
                 let of_plan = &self.plan_limits[plan as usize];
                 chain.extend(self.limits.slots(of_plan, owner, &before.plan));
-                of_plan.len()
+                let quotas = &self.plan_quotas[plan as usize];
+                let (before, limits) = (&before.plan, &mut *self.limits);
+                let slots = self.quotas.slots(quotas, owner, &civil, before, limits, self.findings);
+                chain.extend(slots);
+                of_plan.len() + quotas.len()
             }
         };
         if chain.len() > MAX_CHAIN {
@@ -221,7 +236,31 @@ impl Grower<'_, '_, '_, '_> {
         let apps = Arc::clone(&grants);
         let chain = chain.into();
         let tenant = Tenant { id: id.into(), path, level, status, plan, apps, chain, policy_field };
-        Some(Grown { tenant, depth, plan_slots, grants })
+        Some(Grown { tenant, depth, plan_slots, grants, civil })
+    }
+
+    fn civil(&mut self, doc: &TenantDoc<'_>, parent: Option<&Grown>) -> Civil {
+        let key = || format!("tenant.{}.zone", doc.id.value);
+        let above = parent.map(|parent| &parent.civil);
+        self.quotas.civil(doc.zone.as_ref(), doc.billing_day, above, key, self.findings)
+    }
+
+    /// The slots of a tenant's own quotas.
+    fn own_quotas(
+        &mut self,
+        index: u32,
+        level: Level,
+        civil: &Civil,
+        before: &[&Slot],
+    ) -> Vec<Slot> {
+        let docs = self.docs;
+        let doc = &docs[index as usize];
+        let (at, labels) = (format!("tenant.{}", doc.id.value), &mut self.limits.labels);
+        let (quotas, limits) = (&doc.quotas, &doc.limits);
+        let resolved =
+            self.quotas.resolve(quotas, limits, level, &at, labels, self.broken, self.findings);
+        let owner = Owner { tenant: index, known_as: &doc.id.value };
+        self.quotas.slots(&resolved, owner, civil, before, self.limits, self.findings)
     }
 
     /// A tenant's own limits; its shares are of those in `tail`.

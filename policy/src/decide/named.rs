@@ -70,9 +70,9 @@ impl Named {
         is_named.then(|| (place, Member::of(&self.ids[usize::from(place)])))
     }
 
-    /// The member at this place is new in a set.
-    pub(super) fn set_new(&mut self, place: u8) {
-        self.is_new |= 1 << place;
+    /// The members at these places are new in a set.
+    pub(super) fn set_new(&mut self, places: u8) {
+        self.is_new = places;
     }
 
     /// Everybody the request is.

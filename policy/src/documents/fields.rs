@@ -112,7 +112,7 @@ impl<'f, 'i, 's> Fields<'f, 'i, 's> {
         self.text(key);
     }
 
-    fn require(&mut self, key: &'static str) {
+    pub(crate) fn require(&mut self, key: &'static str) {
         if !self.table.entries.iter().any(|(k, _)| k.text == key) {
             self.find(self.place, key, "the key is missing");
         }
@@ -198,6 +198,34 @@ impl<'f, 'i, 's> Fields<'f, 'i, 's> {
             }
         }
         Some(texts)
+    }
+
+    /// An array of integers, each within `low..=high`.
+    pub(crate) fn integers(
+        &mut self,
+        key: &'static str,
+        low: u64,
+        high: u64,
+    ) -> Option<Vec<Located<u64>>> {
+        let (_, node) = self.take(key)?;
+        let Value::Array(items) = node.value else {
+            self.wrong_type(key, &node, "an array of integers");
+            return None;
+        };
+        let mut integers = Vec::with_capacity(items.len());
+        for item in items {
+            let place = self.at(item.at);
+            match item.value {
+                Value::Integer(value) => match u64::try_from(value) {
+                    Ok(value) if (low..=high).contains(&value) => {
+                        integers.push(Located { value, place });
+                    }
+                    _ => self.find(place, key, format!("{value} is not within {low} to {high}")),
+                },
+                _ => self.wrong_type(key, &item, "an integer"),
+            }
+        }
+        Some(integers)
     }
 
     /// Every table of an array, read by `read`.

@@ -43,7 +43,7 @@ pub(crate) enum Each {
     EndUser,
 }
 
-const PERIODS: &[(&str, u64)] = &[
+pub(super) const PERIODS: &[(&str, u64)] = &[
     ("second", 1_000_000_000),
     ("minute", 60_000_000_000),
     ("hour", 3_600_000_000_000),
@@ -112,7 +112,7 @@ pub(crate) fn period(per_ns: u64) -> &'static str {
     PERIODS.iter().find(|(_, ns)| *ns == per_ns).map_or("?", |(name, _)| name)
 }
 
-fn bucket(
+pub(super) fn bucket(
     fields: &mut Fields<'_, '_, '_>,
     rate: &Located<u64>,
     per_ns: u64,

@@ -33,7 +33,7 @@ fn build(text: &str) -> Result<Snapshot, Vec<String>> {
     let source = |file: &str, text: &str| Source { file: file.into(), text: text.into() };
     let sources = [source("m.toml", text), source("base.toml", BASE)];
     let dynamic = Arc::new(DynamicBuckets::new(0, [0; 16]));
-    catalogue::build(&sources, None, &dynamic)
+    catalogue::build(&sources, None, &dynamic, None)
         .map_err(|found| found.0.iter().map(ToString::to_string).collect())
 }
 
