@@ -40,6 +40,7 @@ fn prepare(directory: &Path, keys: &[ApiKey; 2]) {
     let upstream = upstream();
     let mut policy = format!(
         "[[plan]]\nid = \"small\"\nusers = {CAP}\napps = [\"crm\"]\n\
+         quotas = [{{ name = \"users\", meter = \"active_users\", limit = {CAP}, per = \"month\" }}]\n\
          [[app]]\nid = \"crm\"\nend_user_header = \"X-User\"\n\
          [[upstream]]\nid = \"u\"\npeers = [{{ address = \"{upstream}\" }}]\n\
          [[route]]\nid = \"r\"\napp = \"crm\"\nupstream = \"u\"\n\
@@ -51,6 +52,10 @@ fn prepare(directory: &Path, keys: &[ApiKey; 2]) {
              [[key]]\nid = \"{}\"\ntenant = \"{team}\"\nhash = \"{}\"\n",
             key.id, key.hash
         ));
+    }
+    // `orbit up` makes keys for these.
+    for tenant in ["acme-web", "acme-marketing", "acme-retail", "acme-brasil", "padaria"] {
+        policy.push_str(&format!("[[tenant]]\nid = \"{tenant}\"\nparent = \"acme\"\n"));
     }
     std::fs::create_dir(directory.join("policy")).unwrap();
     std::fs::write(directory.join("policy/all.toml"), policy).unwrap();

@@ -15,6 +15,7 @@ pub use routes::{NoRoute, RouteIndex};
 pub(crate) use routes::{RouteTable, RouteTableBuilder};
 
 use crate::bucket::{Bucket, Terms};
+use crate::calendar::Calendar;
 use crate::documents::Each;
 use crate::dynamic::DynamicBuckets;
 use crate::gauge::Gauge;
@@ -223,6 +224,8 @@ pub struct Tenant {
     pub(crate) plan: u32,
     pub(crate) apps: Arc<BitSet>,
     pub(crate) chain: Box<[Slot]>,
+    /// Its days: a member has a row in each.
+    pub(crate) days: Arc<Calendar>,
     /// Index of its `RateLimit-Policy` value, or [`COMPOSED`].
     pub(crate) policy_field: u32,
 }

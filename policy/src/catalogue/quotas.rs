@@ -218,7 +218,7 @@ impl<'m, 'b> Quotas<'m, 'b> {
     }
 
     /// Equal calendars are one.
-    fn calendar(&mut self, civil: &Civil, period: Period) -> Arc<Calendar> {
+    pub(super) fn calendar(&mut self, civil: &Civil, period: Period) -> Arc<Calendar> {
         let calendar = Calendar::new(civil.zone.clone(), period, civil.billing_day);
         let key = (calendar.zone_name().into(), period, calendar.billing_day());
         Arc::clone(self.calendars.entry(key).or_insert_with(|| Arc::new(calendar)))

@@ -12,6 +12,7 @@ use super::limits::{Limits, Owner, Resolved};
 use super::products::Products;
 use super::quotas::{self, Civil, Quotas};
 use super::shares::{self, Above, Shares};
+use crate::calendar::Period;
 use crate::decide::MAX_CHAIN;
 use crate::diagnostics::Findings;
 use crate::documents::{LimitKind, TenantDoc};
@@ -235,7 +236,12 @@ impl Grower<'_, '_, '_, '_> {
         let status = parent.map_or(status, |parent| status.max(parent.tenant.status));
         let apps = Arc::clone(&grants);
         let chain = chain.into();
-        let tenant = Tenant { id: id.into(), path, level, status, plan, apps, chain, policy_field };
+        let days = match parent {
+            Some(parent) if doc.zone.is_none() => Arc::clone(&parent.tenant.days),
+            _ => self.quotas.calendar(&civil, Period::Day),
+        };
+        let id = id.into();
+        let tenant = Tenant { id, path, level, status, plan, apps, chain, days, policy_field };
         Some(Grown { tenant, depth, plan_slots, grants, civil })
     }
 

@@ -8,7 +8,7 @@ use crate::members::{Entry, Member, member_id};
 use crate::meters::{MAX_DISTINCT, Meter, MeterId, MeterValue};
 use crate::snapshot::{Route, Snapshot, Tenant};
 
-const DAY_US: i64 = 24 * 60 * 60 * 1_000_000;
+const HOUR_US: i64 = 60 * 60 * 1_000_000;
 
 /// The members a request is, by the place of their meter in its route's list.
 #[derive(Clone, Copy, Debug, Default)]
@@ -85,8 +85,12 @@ impl Named {
     ) -> impl Iterator<Item = MemberOf<'s>> {
         use std::hash::BuildHasher;
         let Named { ids, is_named, is_new } = *self;
-        let tenant_hash = snapshot.hasher.hash_one(&*tenant.id);
-        let day = unix_us.div_euclid(DAY_US).unsigned_abs() as u32;
+        let (tenant_hash, day) = if is_named == 0 {
+            (0, 0)
+        } else {
+            let day_us = tenant.days.window(unix_us).start_us;
+            (snapshot.hasher.hash_one(&*tenant.id), (day_us / HOUR_US).unsigned_abs() as u32)
+        };
         let all = route.distinct.iter().zip(ids).enumerate();
         all.filter(move |(place, _)| is_named >> place & 1 == 1).map(move |(place, (meter, id))| {
             MemberOf {
