@@ -24,6 +24,8 @@ pub mod members;
 pub mod meters;
 mod policy;
 pub mod quota;
+#[cfg(all(test, not(loom)))]
+mod random;
 pub mod snapshot;
 mod sync;
 pub mod time;
