@@ -94,9 +94,9 @@ power() {
 # shellcheck disable=SC2016 # the variables are the ones `kills` sets
 ingest() {
     verdict "ingest under kills" "$BIN/loadtest" kills --orbit "$BIN/orbit" --quiet \
-        --kills 20 --every-s 0.5 -- sh -c '"$0" ingest --url "$ORBIT_INGEST_URL" --quiet \
+        --kills 20 --every-s 0.35 -- sh -c '"$0" ingest --url "$ORBIT_INGEST_URL" --quiet \
         --token-file "$ORBIT_INGEST_TOKEN_FILE" --tenant load --events 1000000 --batch 10 \
-        --clients 2' "$BIN/loadtest"
+        --clients 4' "$BIN/loadtest"
 }
 
 [ $# -gt 0 ] || set -- limits reload catalogue ledger outage disk power ingest

@@ -99,7 +99,7 @@ pub(super) fn take(
         return Err(taken.refused(detail));
     }
     for usage in &new {
-        match state.index.record(&usage.event(), now_us) {
+        match record(state, usage, now_us) {
             Ok(Recorded::New(_)) => taken.accepted += 1,
             Ok(Recorded::Duplicate) => taken.duplicates += 1,
             Err(error) => {
@@ -110,6 +110,15 @@ pub(super) fn take(
     }
     taken.publish();
     Ok(taken)
+}
+
+/// Counts one event; `kill -9` in the middle leaves a member that is counted again, which is the
+/// same member.
+fn record(state: &IngestState, usage: &Usage<'_>, now_us: i64) -> Result<Recorded, RecordError> {
+    if let Some(member) = usage.member() {
+        state.journal.append(&member)?;
+    }
+    state.index.record(&usage.event(), now_us)
 }
 
 /// The journal has no room for events.

@@ -12,9 +12,7 @@ use orbit_policy::Admission;
 
 use super::Edge;
 use super::exchange::Exchange;
-
-/// One unit of quantity in the journal's fixed point.
-const UNIT_NANO: i128 = 1_000_000_000;
+use super::measure::UNIT_NANO;
 
 impl Exchange {
     /// Writes the members of a request beside `row`, which counts it.

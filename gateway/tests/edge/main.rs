@@ -9,6 +9,7 @@ mod http2;
 mod lasting;
 mod limits;
 mod members;
+mod meters;
 mod protocols;
 mod records;
 mod unmetered;

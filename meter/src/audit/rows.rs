@@ -147,7 +147,7 @@ fn judge_part(facts: &Facts) -> (&'static str, String) {
             "{row}: a part of a request counts {requests} requests and a quantity of {quantity}"
         );
         ("part_counts", text)
-    } else if number("flags") & 96 != 0 {
+    } else if number("flags") & (32 | 64) != 0 {
         let text =
             format!("{row}: a figure of a further meter counts {requests} requests or bytes");
         ("measured_counts", text)

@@ -72,8 +72,7 @@ const PATHS: [&str; 4] = ["acme", "acme/north", "acme/north/web", "globex/south"
 #[tokio::test]
 async fn figures_are_those_of_a_plain_model() {
     let fixture = Fixture::new().await;
-    let seed = std::process::id().into();
-    println!("seed {seed}");
+    let seed: u64 = std::process::id().into();
     let mut random = Random(seed);
     let all = [Flags::NONE, Flags::NONE, Flags::MEASURED, Flags::MEMBER, Flags::PART, Flags::OPEN];
     let rows: Vec<Row> = (0..3_000)
@@ -141,7 +140,11 @@ async fn figures_are_those_of_a_plain_model() {
             ("distinct", members.len() as i128 * UNIT),
         ] {
             let got = ask(&fixture, "meter_by_window", tenant, meter, window, how).await;
-            assert_eq!(got, decimal(want), "round {round}: {how} of {meter} of {tenant:?}");
+            assert_eq!(
+                got,
+                decimal(want),
+                "seed {seed}, round {round}: {how} of {meter} of {tenant:?}"
+            );
         }
     }
 }
@@ -211,8 +214,7 @@ fn level(rows: &[&Row], tenant: &str, below: &str, at_us: i64) -> i128 {
 #[tokio::test]
 async fn gauges_are_those_of_a_plain_model() {
     let fixture = Fixture::new().await;
-    let seed = std::process::id().into();
-    println!("seed {seed}");
+    let seed: u64 = std::process::id().into();
     let mut random = Random(seed);
     let mut all = Vec::new();
     for series in 0..12 {
@@ -266,7 +268,10 @@ async fn gauges_are_those_of_a_plain_model() {
         let end = total(*instants.last().expect("the beginning"));
         let want = [product.hours(), peak, end].map(decimal).join("\t");
         let got = ask(&fixture, "gauge_by_window", below, &meter, [from, to], "").await;
-        assert_eq!(got, want, "round {round}: {meter} of {below:?} from {from} to {to}");
+        assert_eq!(
+            got, want,
+            "seed {seed}, round {round}: {meter} of {below:?} from {from} to {to}"
+        );
     }
 }
 
