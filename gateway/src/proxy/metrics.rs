@@ -36,6 +36,7 @@ const REASONS: &[&str] = &[
     "not_entitled",
     "concurrency_limited",
     "rate_limited",
+    "quota_exhausted",
     "header_too_large",
     "body_too_large",
     "journal_full",
