@@ -4,6 +4,7 @@
 #
 #   accept.sh             all of them
 #   accept.sh limits      every level of the tree at three times its limit, 20 s over 64 connections
+#   accept.sh fairness    three tenants share a limit, one is greedy: 30 s, then 30 s with two idle
 #   accept.sh reload      200 reloads at full speed: no failure, no refill, p99 within twice
 #   accept.sh catalogue   100 000 tenants and 300 000 keys come into force under load
 #   accept.sh ledger      500 000 requests of every kind, compared with ClickHouse to the unit
@@ -31,6 +32,14 @@ limits() {
     local level
     for level in key team department business-unit subsidiary holding plan; do
         verdict "limit at $level" "$BIN/loadtest" run "loadtest/scenarios/limit-$level.toml" \
+            --url "$GATEWAY_URL" --quiet
+    done
+}
+
+fairness() {
+    local others
+    for others in greedy idle; do
+        verdict "fairness, $others" "$BIN/loadtest" run "loadtest/scenarios/fairness-$others.toml" \
             --url "$GATEWAY_URL" --quiet
     done
 }
@@ -99,7 +108,7 @@ ingest() {
         --clients 4' "$BIN/loadtest"
 }
 
-[ $# -gt 0 ] || set -- limits reload catalogue ledger outage disk power ingest
+[ $# -gt 0 ] || set -- limits fairness reload catalogue ledger outage disk power ingest
 for part in "$@"; do
     case $part in
     outage | disk | power | ingest) end_stage ;;

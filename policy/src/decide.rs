@@ -428,5 +428,7 @@ impl Denial {
     }
 }
 
+#[cfg(all(test, loom))]
+mod loom_tests;
 #[cfg(all(test, not(loom)))]
 pub(crate) mod tests;

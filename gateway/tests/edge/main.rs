@@ -11,6 +11,7 @@ mod limits;
 mod members;
 mod meters;
 mod protocols;
+mod quotas;
 mod records;
 mod unmetered;
 mod upstreams;

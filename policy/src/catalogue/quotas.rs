@@ -295,3 +295,6 @@ pub(super) fn settle(snapshot: &Snapshot, previous: Option<&Snapshot>, memory: &
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -22,6 +22,9 @@ use crate::time::Nanos;
 use super::named::Named;
 use super::{Call, Exhausted, Limited, MAX_CHAIN, Reason};
 
+/// Limits of a chain that is not long.
+const SHORT: usize = 16;
+
 /// What came of a walk.
 pub(super) enum Walk {
     /// `throttled`: the quotas that are used up and admitted at their lower rate; `new`: the named
@@ -43,6 +46,7 @@ pub(super) struct Chain<'c, 'a> {
     pub(super) route: RouteIndex,
     cost: u32,
     meter: MeterId,
+    guarantees: bool,
     pub(super) call: &'c Call<'a>,
     pub(super) named: &'c Named,
 }
@@ -111,10 +115,12 @@ impl<'c, 'a> Chain<'c, 'a> {
         named: &'c Named,
     ) -> Self {
         let rule = &snapshot.routes[route.0 as usize];
+        let tenant = &snapshot.tenants[caller.tenant as usize];
         Chain {
             snapshot,
             own: &snapshot.keys[caller.key as usize].own,
-            shared: &snapshot.tenants[caller.tenant as usize].chain,
+            shared: &tenant.chain,
+            guarantees: tenant.guarantees,
             route,
             cost: rule.cost,
             meter: rule.meter_id,
@@ -129,8 +135,17 @@ impl<'c, 'a> Chain<'c, 'a> {
     }
 
     pub(super) fn walk(&self) -> Walk {
-        match self.look() {
-            Ok(0) => self.take(0),
+        // Most chains have no guarantee, and are spared what keeping track of one takes.
+        if self.guarantees { self.walk_as::<true>() } else { self.walk_as::<false>() }
+    }
+
+    fn walk_as<const GUARANTEES: bool>(&self) -> Walk {
+        match self.look::<GUARANTEES>() {
+            // Most are short, and clearing room for the longest takes as long as walking one.
+            Ok(0) if self.own.len() + self.shared.len() <= SHORT => {
+                self.take::<GUARANTEES, SHORT>(0)
+            }
+            Ok(0) => self.take::<GUARANTEES, MAX_CHAIN>(0),
             Ok(newcomers) => self.let_in(newcomers),
             Err(refused) => refused,
         }
@@ -138,13 +153,15 @@ impl<'c, 'a> Chain<'c, 'a> {
 
     /// Asks every level and changes none. Returns the quotas the request is a new member to, if
     /// every level would grant.
-    fn look(&self) -> Result<u64, Walk> {
+    fn look<const GUARANTEES: bool>(&self) -> Result<u64, Walk> {
         let mut newcomers = 0_u64;
         let mut refusals = Refusals::default();
         let mut secured = Secured::default();
         for (index, slot) in self.slots() {
-            match self.step(slot, true, secured.has(index)) {
-                Step::Granted { remaining, .. } => _ = secured.granted(index, slot, remaining),
+            match self.step(slot, true, GUARANTEES && secured.has(index)) {
+                Step::Granted { remaining, .. } if GUARANTEES => {
+                    _ = secured.granted(index, slot, remaining);
+                }
                 Step::Refused { remaining, ready_at } => {
                     let ready_at = self.sooner(index, ready_at);
                     refusals.add(index, remaining, ready_at, false);
@@ -153,15 +170,16 @@ impl<'c, 'a> Chain<'c, 'a> {
                 Step::UsedUp(exhausted) => refusals.add_quota(index, &exhausted, self.call),
                 Step::Sealed => return Err(Walk::Stale),
                 Step::Newcomer => newcomers |= 1 << index,
-                Step::Entered | Step::Exempt | Step::Billed | Step::Throttled { .. } => {}
+                Step::Granted { .. } | Step::Entered | Step::Exempt => {}
+                Step::Billed | Step::Throttled { .. } => {}
             }
         }
         refusals.finish().map_or(Ok(newcomers), |reason| Err(Walk::Refused(reason)))
     }
 
     /// Takes at every level, or at none. What knows its member is not asked again.
-    pub(super) fn take(&self, newcomers: u64) -> Walk {
-        let mut before = [0; MAX_CHAIN];
+    pub(super) fn take<const GUARANTEES: bool, const LENGTH: usize>(&self, newcomers: u64) -> Walk {
+        let mut before = [0; LENGTH];
         let mut taken = 0_u64;
         let mut entered = 0_u64;
         let (mut billed, mut throttled) = (0_u64, 0_u64);
@@ -172,11 +190,15 @@ impl<'c, 'a> Chain<'c, 'a> {
                 continue;
             }
             let mut refusals = Refusals::default();
-            match self.step(slot, false, secured.has(index)) {
+            match self.step(slot, false, GUARANTEES && secured.has(index)) {
                 Step::Granted { before: word, remaining } => {
                     before[index as usize] = word;
                     taken |= 1 << index;
-                    let left = secured.granted(index, slot, remaining);
+                    let left = if GUARANTEES {
+                        secured.granted(index, slot, remaining)
+                    } else {
+                        Some(remaining)
+                    };
                     if let Some(left) = left
                         && nearest.is_none_or(|(_, least)| left < least)
                     {
@@ -358,7 +380,7 @@ impl<'c, 'a> Chain<'c, 'a> {
         }
     }
 
-    fn put_back(&self, taken: u64, throttled: u64, before: &[u64; MAX_CHAIN]) {
+    fn put_back(&self, taken: u64, throttled: u64, before: &[u64]) {
         let now = self.call.now;
         for (index, slot) in self.slots() {
             if (taken | throttled) >> index & 1 == 0 {

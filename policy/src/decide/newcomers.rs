@@ -4,6 +4,7 @@
 //! of those quotas asked again, and only when every level has granted is the member put into all of
 //! the sets: into all or none (**P2**), and never one more than there is room for (**P1**).
 
+use super::MAX_CHAIN;
 use super::chain::{Chain, Walk};
 
 impl Chain<'_, '_> {
@@ -16,7 +17,7 @@ impl Chain<'_, '_> {
         };
         let sets = quotas(newcomers).filter_map(|(_, quota)| quota.set());
         let turn = self.snapshot.members.turn(sets);
-        let mut walk = self.take(newcomers);
+        let mut walk = self.take::<true, MAX_CHAIN>(newcomers);
         let Walk::Admitted { new, .. } = &mut walk else { return walk };
         let route = &self.snapshot.routes[self.route.0 as usize];
         let mut changed = 0_u64;
