@@ -15,6 +15,7 @@ pub mod clock;
 pub mod demo;
 pub mod ingest;
 pub mod limit_state;
+pub mod members;
 pub mod proxy;
 pub mod reload;
 pub mod run;

@@ -13,6 +13,7 @@ mod failure;
 pub mod fields;
 pub mod intake;
 pub(crate) mod measure;
+mod members;
 pub mod metrics;
 pub mod open;
 pub mod problem;

@@ -28,6 +28,7 @@ use crate::audit::{Auditor, AuditorError};
 use crate::clock::Clock;
 use crate::ingest::{Bounds, IngestServer, IngestState};
 use crate::limit_state::{LimitState, LimitStateError, Saver};
+use crate::members::{MemberError, MemberKeeper};
 use crate::proxy::{self, Edge};
 use crate::reload::{self, Reloader};
 use crate::server::{ProxyServer, Running, ServerError};
@@ -61,6 +62,9 @@ pub enum RunError {
     /// What limits have spent cannot be kept.
     #[error(transparent)]
     LimitState(#[from] LimitStateError),
+    /// Members of distinct meters cannot be kept.
+    #[error(transparent)]
+    Members(#[from] MemberError),
     /// The journal could not be opened.
     #[error("the journal in {} cannot be opened", directory.display())]
     Journal {
@@ -176,6 +180,7 @@ struct Parts {
     storage: Storage,
     auditor: Option<Auditor>,
     upkeep: Upkeep,
+    members: MemberKeeper,
     limits: Saver,
 }
 
@@ -196,6 +201,8 @@ impl Parts {
             reload::start_policy(&paths, &policy_settings, &clock).map_err(RunError::Policy)?;
         let after_crash = settings.limits.after_crash;
         let limits = limit_state.resume(Arc::clone(&policy), Arc::clone(&clock), after_crash)?;
+        let state = &settings.limits.directory;
+        let members = MemberKeeper::start(state, Arc::clone(&policy), Arc::clone(&clock))?;
 
         let journal = Journal::open(journal_settings(&settings.journal)).map_err(|source| {
             RunError::Journal { directory: settings.journal.directory.clone(), source }
@@ -267,6 +274,7 @@ impl Parts {
             storage,
             auditor,
             upkeep,
+            members,
             limits,
         })
     }
@@ -305,6 +313,7 @@ impl Parts {
         drop(self.reloader);
         drop(self.ingest);
         // Nothing is admitted any more: this is the last state.
+        drop(self.members);
         drop(self.limits);
         // The last refusals become events, so before the shipper's last round.
         drop(self.flusher);

@@ -5,6 +5,7 @@
 //! - [`refusals`]: refused requests, counted per second instead of written one by one.
 //! - [`ingest`]: usage that did not pass the proxy, each event of a sender counted once.
 //! - [`ship`]: moves rows from the journal to ClickHouse exactly once.
+//! - [`members`]: who was counted on a meter of distinct members, kept over a restart.
 //! - [`audit`]: asks ClickHouse whether they are there, each once and unchanged.
 //!
 //! Only this crate names ClickHouse; it knows nothing of the proxy.
@@ -18,6 +19,7 @@ mod durable;
 pub mod event;
 pub mod ingest;
 pub mod journal;
+pub mod members;
 pub mod refusals;
 pub mod ship;
 mod slots;

@@ -98,6 +98,7 @@ pub(crate) fn build(
         apps: products.apps,
         upstreams: upstreams.upstreams,
         dynamic: Arc::clone(dynamic),
+        members: dynamic.members(),
         inherited,
         equipment: std::sync::OnceLock::new(),
     };

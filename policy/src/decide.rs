@@ -8,6 +8,8 @@
 //! No allocation, no lock (but the shard lock of per-client limits), no formatting.
 
 mod chain;
+mod named;
+mod newcomers;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -20,6 +22,8 @@ use crate::snapshot::{
 };
 use crate::time::Nanos;
 use chain::{Chain, Walk};
+pub use named::MemberOf;
+use named::Named;
 
 /// More limits than this on one chain are refused at validation.
 pub(crate) const MAX_CHAIN: usize = 64;
@@ -74,6 +78,7 @@ pub struct Permit {
     caller: Caller,
     route: RouteIndex,
     entered: u64,
+    named: Named,
     unix_us: i64,
 }
 
@@ -222,11 +227,13 @@ impl Snapshot {
         if !tenant.apps.contains(rule.app) {
             return deny(Reason::NotEntitled);
         }
-        let chain = Chain::new(self, caller, route, call);
+        let mut named = Named::read(self, tenant, rule, call);
+        let chain = Chain::new(self, caller, route, call, &named);
         match chain.walk() {
-            Walk::Admitted { entered, nearest, throttled } => {
-                let snapshot = Arc::clone(self);
-                let permit = Permit { snapshot, caller, route, entered, unix_us: call.unix_us };
+            Walk::Admitted { entered, nearest, throttled, new } => {
+                named.set_new(new);
+                let (snapshot, unix_us) = (Arc::clone(self), call.unix_us);
+                let permit = Permit { snapshot, caller, route, entered, named, unix_us };
                 let standing = nearest.map(|(slot, remaining)| {
                     let throttled = throttled >> slot & 1 == 1;
                     Standing { slot, remaining, throttled }
@@ -300,6 +307,11 @@ impl Permit {
 
     pub(crate) fn unix_us(&self) -> i64 {
         self.unix_us
+    }
+
+    /// Everybody the request is to the distinct meters of its route.
+    pub fn members(&self) -> impl Iterator<Item = MemberOf<'_>> {
+        self.named.each(&self.snapshot, self.tenant(), self.route(), self.unix_us)
     }
 
     /// The snapshot that admitted the request.

@@ -20,6 +20,7 @@ pub mod documents;
 pub mod dynamic;
 pub mod gauge;
 pub mod keys;
+pub mod members;
 pub mod meters;
 mod policy;
 pub mod quota;

@@ -9,6 +9,9 @@
 /// keeps room for.
 pub const MAX_MEASURED: usize = 8;
 
+/// Most meters of distinct ones a route may have: as many members a request keeps room for.
+pub const MAX_DISTINCT: usize = 4;
+
 /// The built-in meter of body bytes from clients. It has no rows of its own: the bytes are columns
 /// of every row.
 pub const DATA_IN: &str = "data_in";

@@ -12,6 +12,7 @@ use crate::decide::{Call, Decision};
 use crate::diagnostics::Diagnostics;
 use crate::documents::Source;
 use crate::dynamic::DynamicBuckets;
+use crate::members::Members;
 use crate::quota::Memory;
 use crate::snapshot::{Equipment, Snapshot};
 use crate::time::Nanos;
@@ -176,6 +177,11 @@ impl Policy {
     /// Frees the buckets of clients and end users that are full again. Returns how many are left.
     pub fn sweep(&self, now: Nanos) -> usize {
         self.current.load().dynamic.sweep(now)
+    }
+
+    /// The members of distinct meters; the same for the life of the process.
+    pub fn members(&self) -> Arc<Members> {
+        Arc::clone(&self.current.load().members)
     }
 
     /// Client addresses and end users held one by one.

@@ -12,6 +12,7 @@
 //! at that very moment may still count at the old one.
 
 mod counter;
+mod distinct;
 mod memory;
 mod view;
 
@@ -26,6 +27,8 @@ use crate::calendar::{Calendar, Period, Tag, Window};
 use crate::meters::MeterId;
 use counter::{Closed, Counter, Entry, Reading, Take};
 pub use counter::{MAX_COUNT, Words, begin_process};
+use distinct::Distinct;
+pub(crate) use distinct::Entrance;
 pub(crate) use memory::leaked;
 pub use memory::{InMemory, Memory};
 pub use view::{AtLimit, Previous, QuotaView};
@@ -74,6 +77,8 @@ pub(crate) struct Quota {
     pub(crate) rules: Rules,
     /// Set before the snapshot comes into force.
     place: OnceLock<Place>,
+    /// Set with the place, where the meter is a distinct one.
+    distinct: OnceLock<Distinct>,
     /// What is to be taken over from another quota, with the first call.
     heritage: Mutex<Option<Arc<Quota>>>,
     is_settled: AtomicBool,
@@ -160,6 +165,7 @@ impl Quota {
             key,
             rules,
             place: OnceLock::new(),
+            distinct: OnceLock::new(),
             is_settled: AtomicBool::new(heritage.is_none()),
             heritage: Mutex::new(heritage),
             successor: OnceLock::new(),
@@ -202,6 +208,7 @@ impl Quota {
             let reading = from.rules_read(unix_us).1;
             self.rules_read(unix_us);
             self.counter().take_over(&reading);
+            self.take_members_over(&from, unix_us);
         }
         self.is_settled.store(true, Ordering::Release);
     }

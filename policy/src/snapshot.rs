@@ -17,10 +17,12 @@ pub use routes::{NoRoute, RouteIndex};
 pub(crate) use routes::{RouteTable, RouteTableBuilder};
 
 use crate::bucket::{Bucket, Terms};
+use crate::calendar::Calendar;
 use crate::documents::Each;
 use crate::dynamic::DynamicBuckets;
 use crate::gauge::Gauge;
 use crate::keys::{KeyId, Presented, SecretHash};
+use crate::members::Members;
 use crate::meters::{Meter, MeterId};
 use crate::quota::Quota;
 use crate::time::Nanos;
@@ -224,10 +226,19 @@ pub struct Tenant {
     pub(crate) plan: u32,
     pub(crate) apps: Arc<BitSet>,
     pub(crate) chain: Box<[Slot]>,
+    /// Its days: a member has a row in each.
+    pub(crate) days: Arc<Calendar>,
     /// Whether any of the chain is a guarantee.
     pub(crate) guarantees: bool,
     /// Index of its `RateLimit-Policy` value, or [`COMPOSED`].
     pub(crate) policy_field: u32,
+}
+
+impl Tenant {
+    /// The id of its root.
+    pub fn root(&self) -> &str {
+        self.path.split_once('/').map_or(&*self.path, |(root, _)| root)
+    }
 }
 
 /// The policy field differs by request: it is put together for each.
@@ -341,6 +352,7 @@ pub struct Snapshot {
     pub(crate) labels: Vec<Label>,
     pub(crate) policy_fields: Vec<Box<str>>,
     pub(crate) dynamic: Arc<DynamicBuckets>,
+    pub(crate) members: Arc<Members>,
     /// Buckets that take over from ones with other terms; settled right after the swap.
     pub(crate) inherited: Vec<Arc<Bucket>>,
     pub(crate) equipment: OnceLock<Equipment>,
@@ -443,6 +455,11 @@ impl Snapshot {
     /// The route of a request; `path` without the query.
     pub fn route(&self, host: &str, path: &str, method: &str) -> Result<RouteIndex, NoRoute> {
         self.route_table.find(host, path, method)
+    }
+
+    /// The members of distinct meters.
+    pub fn members(&self) -> &Members {
+        &self.members
     }
 
     /// A tenant by its id.

@@ -115,6 +115,7 @@ impl Exchange {
         }
         let flown = self.flown(self.request_bytes, self.response_bytes);
         self.write_figures(edge, admission, &event, &flown);
+        self.write_members(edge, admission, &event);
         self.written_at(now);
         self.leave_open();
     }

@@ -8,6 +8,7 @@ mod hostile;
 mod http2;
 mod lasting;
 mod limits;
+mod members;
 mod meters;
 mod protocols;
 mod quotas;

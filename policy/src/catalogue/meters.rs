@@ -6,7 +6,8 @@ use super::products::Products;
 use crate::diagnostics::{Findings, Place};
 use crate::documents::{Located, MeterDoc, RouteDoc, Text};
 use crate::meters::{
-    Aggregate, DATA_IN, DATA_OUT, MAX_MEASURED, Meter, MeterId, MeterValue, built_in, default_field,
+    Aggregate, DATA_IN, DATA_OUT, MAX_DISTINCT, MAX_MEASURED, Meter, MeterId, MeterValue, built_in,
+    default_field,
 };
 use crate::snapshot::{BitSet, Route};
 
@@ -254,17 +255,19 @@ fn apply(
         if !applies {
             continue;
         }
-        let list =
-            if meter.aggregate == Aggregate::Distinct { &mut distinct } else { &mut measured };
+        let (list, most) = match meter.aggregate {
+            Aggregate::Distinct => (&mut distinct, MAX_DISTINCT),
+            _ => (&mut measured, MAX_MEASURED),
+        };
         list.push(id);
-        if list.len() == MAX_MEASURED + 1 {
+        if list.len() == most + 1 {
             // The table that is one too many: the built-in ones are there anyway.
             let mut tables =
                 defined[..=id.0 as usize].iter().rev().chain(&defined[id.0 as usize..]);
             let table = tables.find_map(|one| Some((one.place?, &one.meter.id)));
             if let Some((place, table)) = table {
                 let message = format!(
-                    "route `{}` would be measured by more than {MAX_MEASURED} meters besides its \
+                    "route `{}` would be measured by more than {most} such meters besides its \
                      own: narrow some with `apps` or `routes`",
                     route.id
                 );

@@ -13,7 +13,7 @@ use super::meters::Meters;
 use crate::calendar::{Calendar, Period};
 use crate::diagnostics::Findings;
 use crate::documents::{GrantDoc, LimitDoc, Located, PlanDoc, QuotaDoc, Text};
-use crate::meters::MeterId;
+use crate::meters::{Aggregate, MeterId};
 use crate::quota::{self, AtLimit, Beyond, Grant, Memory, Place, Quota, Rules};
 use crate::snapshot::{Control, EVERYWHERE, Label, Level, QuotaPlace, Slot, Snapshot, Tenant};
 
@@ -218,7 +218,7 @@ impl<'m, 'b> Quotas<'m, 'b> {
     }
 
     /// Equal calendars are one.
-    fn calendar(&mut self, civil: &Civil, period: Period) -> Arc<Calendar> {
+    pub(super) fn calendar(&mut self, civil: &Civil, period: Period) -> Arc<Calendar> {
         let calendar = Calendar::new(civil.zone.clone(), period, civil.billing_day);
         let key = (calendar.zone_name().into(), period, calendar.billing_day());
         Arc::clone(self.calendars.entry(key).or_insert_with(|| Arc::new(calendar)))
@@ -290,6 +290,9 @@ pub(super) fn settle(snapshot: &Snapshot, previous: Option<&Snapshot>, memory: &
             None => Place { words: quota::leaked(), is_kept: false },
         };
         quota.put_at(same.unwrap_or_else(fresh));
+        if snapshot.meter(quota.rules.meter).aggregate == Aggregate::Distinct {
+            quota.count_distinct(&snapshot.members);
+        }
     }
 }
 

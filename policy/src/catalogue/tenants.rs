@@ -12,6 +12,7 @@ use super::limits::{Limits, Owner, Resolved};
 use super::products::Products;
 use super::quotas::{self, Civil, Quotas};
 use super::shares::{self, Above, Shares};
+use crate::calendar::Period;
 use crate::decide::MAX_CHAIN;
 use crate::diagnostics::Findings;
 use crate::documents::{LimitKind, TenantDoc};
@@ -234,10 +235,14 @@ impl Grower<'_, '_, '_, '_> {
         let status = doc.status.unwrap_or(Status::Active);
         let status = parent.map_or(status, |parent| status.max(parent.tenant.status));
         let apps = Arc::clone(&grants);
+        let days = match parent {
+            Some(parent) if doc.zone.is_none() => Arc::clone(&parent.tenant.days),
+            _ => self.quotas.calendar(&civil, Period::Day),
+        };
         let guarantees = chain.iter().any(Slot::is_guarantee);
         let (id, chain) = (id.into(), chain.into());
         let tenant =
-            Tenant { id, path, level, status, plan, apps, chain, guarantees, policy_field };
+            Tenant { id, path, level, status, plan, apps, chain, days, guarantees, policy_field };
         Some(Grown { tenant, depth, plan_slots, grants, civil })
     }
 

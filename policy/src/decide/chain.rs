@@ -4,7 +4,9 @@
 //! One that has none is not debited, and they are asked like any other: that is borrowing what
 //! siblings leave. Either way every debit is undone when the chain is refused.
 //!
-//! What a quota lets pass beyond its limit is counted once the whole chain has admitted.
+//! What a quota lets pass beyond its limit is counted once the whole chain has admitted. New members
+//! of distinct meters are let in then, too, all under locks taken before the second walk
+//! ([`super::newcomers`]).
 
 use std::sync::Arc;
 
@@ -13,10 +15,11 @@ use crate::calendar::Tag;
 use crate::documents::Each;
 use crate::dynamic::{DynamicTake, Subject};
 use crate::meters::MeterId;
-use crate::quota::{self, Answer, Beyond, Quota};
+use crate::quota::{self, Answer, Beyond, Entrance, Quota};
 use crate::snapshot::{Caller, Control, EVERYWHERE, RouteIndex, Slot, Snapshot};
 use crate::time::Nanos;
 
+use super::named::Named;
 use super::{Call, Exhausted, Limited, MAX_CHAIN, Reason};
 
 /// Limits of a chain that is not long.
@@ -24,25 +27,28 @@ const SHORT: usize = 16;
 
 /// What came of a walk.
 pub(super) enum Walk {
-    /// `throttled`: the quotas that are used up and admitted at their lower rate.
+    /// `throttled`: the quotas that are used up and admitted at their lower rate; `new`: the named
+    /// members that were let into a set.
     Admitted {
         entered: u64,
         nearest: Option<(u8, u64)>,
         throttled: u64,
+        new: u8,
     },
     Refused(Reason),
     Stale,
 }
 
 pub(super) struct Chain<'c, 'a> {
-    snapshot: &'c Snapshot,
+    pub(super) snapshot: &'c Snapshot,
     own: &'c [Slot],
     shared: &'c [Slot],
-    route: RouteIndex,
+    pub(super) route: RouteIndex,
     cost: u32,
     meter: MeterId,
     guarantees: bool,
-    call: &'c Call<'a>,
+    pub(super) call: &'c Call<'a>,
+    pub(super) named: &'c Named,
 }
 
 enum Step {
@@ -65,6 +71,8 @@ enum Step {
         before: u64,
         remaining: u64,
     },
+    /// A quota would let a new member in.
+    Newcomer,
     /// A quota is used up.
     UsedUp(quota::Exhausted),
 }
@@ -104,6 +112,7 @@ impl<'c, 'a> Chain<'c, 'a> {
         caller: Caller,
         route: RouteIndex,
         call: &'c Call<'a>,
+        named: &'c Named,
     ) -> Self {
         let rule = &snapshot.routes[route.0 as usize];
         let tenant = &snapshot.tenants[caller.tenant as usize];
@@ -116,10 +125,11 @@ impl<'c, 'a> Chain<'c, 'a> {
             cost: rule.cost,
             meter: rule.meter_id,
             call,
+            named,
         }
     }
 
-    fn slots(&self) -> impl Iterator<Item = (u8, &'c Slot)> {
+    pub(super) fn slots(&self) -> impl Iterator<Item = (u8, &'c Slot)> {
         let all = (0..).zip(self.own.iter().chain(self.shared));
         all.filter(|(_, slot)| self.snapshot.applies(slot, self.route))
     }
@@ -130,19 +140,21 @@ impl<'c, 'a> Chain<'c, 'a> {
     }
 
     fn walk_as<const GUARANTEES: bool>(&self) -> Walk {
-        if let Some(refused) = self.look::<GUARANTEES>() {
-            return refused;
-        }
-        // Most are short, and clearing room for the longest takes as long as walking one.
-        if self.own.len() + self.shared.len() <= SHORT {
-            self.take::<GUARANTEES, SHORT>()
-        } else {
-            self.take::<GUARANTEES, MAX_CHAIN>()
+        match self.look::<GUARANTEES>() {
+            // Most are short, and clearing room for the longest takes as long as walking one.
+            Ok(0) if self.own.len() + self.shared.len() <= SHORT => {
+                self.take::<GUARANTEES, SHORT>(0)
+            }
+            Ok(0) => self.take::<GUARANTEES, MAX_CHAIN>(0),
+            Ok(newcomers) => self.let_in(newcomers),
+            Err(refused) => refused,
         }
     }
 
-    /// Asks every level and changes none. `None`: every level would grant.
-    fn look<const GUARANTEES: bool>(&self) -> Option<Walk> {
+    /// Asks every level and changes none. Returns the quotas the request is a new member to, if
+    /// every level would grant.
+    fn look<const GUARANTEES: bool>(&self) -> Result<u64, Walk> {
+        let mut newcomers = 0_u64;
         let mut refusals = Refusals::default();
         let mut secured = Secured::default();
         for (index, slot) in self.slots() {
@@ -156,15 +168,17 @@ impl<'c, 'a> Chain<'c, 'a> {
                 }
                 Step::Full => refusals.add(index, 0, None, true),
                 Step::UsedUp(exhausted) => refusals.add_quota(index, &exhausted, self.call),
-                Step::Sealed => return Some(Walk::Stale),
+                Step::Sealed => return Err(Walk::Stale),
+                Step::Newcomer => newcomers |= 1 << index,
                 Step::Granted { .. } | Step::Entered | Step::Exempt => {}
                 Step::Billed | Step::Throttled { .. } => {}
             }
         }
-        refusals.finish().map(Walk::Refused)
+        refusals.finish().map_or(Ok(newcomers), |reason| Err(Walk::Refused(reason)))
     }
 
-    fn take<const GUARANTEES: bool, const LENGTH: usize>(&self) -> Walk {
+    /// Takes at every level, or at none. What knows its member is not asked again.
+    pub(super) fn take<const GUARANTEES: bool, const LENGTH: usize>(&self, newcomers: u64) -> Walk {
         let mut before = [0; LENGTH];
         let mut taken = 0_u64;
         let mut entered = 0_u64;
@@ -172,6 +186,9 @@ impl<'c, 'a> Chain<'c, 'a> {
         let mut secured = Secured::default();
         let mut nearest: Option<(u8, u64)> = None;
         for (index, slot) in self.slots() {
+            if slot.is_distinct() && newcomers >> index & 1 == 0 {
+                continue;
+            }
             let mut refusals = Refusals::default();
             match self.step(slot, false, GUARANTEES && secured.has(index)) {
                 Step::Granted { before: word, remaining } => {
@@ -205,7 +222,7 @@ impl<'c, 'a> Chain<'c, 'a> {
                     billed |= 1 << index;
                     continue;
                 }
-                Step::Exempt => continue,
+                Step::Exempt | Step::Newcomer => continue,
                 Step::Sealed => {}
                 Step::UsedUp(exhausted) => refusals.add_quota(index, &exhausted, self.call),
                 Step::Refused { remaining, ready_at } => {
@@ -220,7 +237,7 @@ impl<'c, 'a> Chain<'c, 'a> {
         if billed | throttled != 0 {
             self.count_beyond(billed | throttled);
         }
-        Walk::Admitted { entered, nearest, throttled }
+        Walk::Admitted { entered, nearest, throttled, new: 0 }
     }
 
     /// Counts the cost at quotas that did not debit it.
@@ -294,6 +311,9 @@ impl<'c, 'a> Chain<'c, 'a> {
     }
 
     fn quota(&self, quota: &Arc<Quota>, look: bool) -> Step {
+        if quota.set().is_some() {
+            return self.member(quota, look);
+        }
         match quota.ask((self.meter, self.cost), self.call.unix_us, look) {
             Answer::Granted { tag, remaining } => Step::Granted { before: tag.0.into(), remaining },
             Answer::Open => Step::Exempt,
@@ -301,16 +321,31 @@ impl<'c, 'a> Chain<'c, 'a> {
             Answer::Refused(exhausted) => Step::UsedUp(exhausted),
             Answer::Stale => Step::Sealed,
             Answer::Throttled if self.cost == 0 => Step::Exempt,
-            Answer::Throttled => match &quota.rules.beyond {
-                Beyond::Throttle { bucket, terms } => {
-                    match self.tokens(bucket, *terms, look, false) {
-                        Step::Granted { before, remaining } => {
-                            Step::Throttled { before, remaining }
-                        }
-                        step => step,
-                    }
-                }
-                Beyond::Block | Beyond::Bill => Step::Exempt,
+            Answer::Throttled => self.throttle(quota, look),
+        }
+    }
+
+    fn throttle(&self, quota: &Quota, look: bool) -> Step {
+        let Beyond::Throttle { bucket, terms } = &quota.rules.beyond else { return Step::Exempt };
+        match self.tokens(bucket, *terms, look, false) {
+            Step::Granted { before, remaining } => Step::Throttled { before, remaining },
+            step => step,
+        }
+    }
+
+    fn member(&self, quota: &Arc<Quota>, look: bool) -> Step {
+        let route = &self.snapshot.routes[self.route.0 as usize];
+        let Some((_, member)) = self.named.member(route, quota.rules.meter) else {
+            return Step::Exempt;
+        };
+        match quota.ask_member(member, self.call.unix_us) {
+            Entrance::Known => Step::Exempt,
+            Entrance::New => Step::Newcomer,
+            Entrance::Refused(exhausted) => Step::UsedUp(exhausted),
+            Entrance::Stale => Step::Sealed,
+            Entrance::Throttled => match self.throttle(quota, look) {
+                Step::Throttled { .. } if look => Step::Newcomer,
+                step => step,
             },
         }
     }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use super::{Beyond, Quota};
 use crate::calendar::Period;
 use crate::decide::Permit;
+use crate::members::Member;
 use crate::meters::MeterId;
 use crate::policy::Policy;
 use crate::snapshot::{Level, Slot, Snapshot, Tenant};
@@ -76,6 +77,8 @@ pub struct QuotaView<'s> {
     pub end_us: i64,
     /// Used in the window, by everybody.
     pub used: u64,
+    /// Whether `used` is an estimate with a standard error of 0.81 %: of very many members.
+    pub estimated: bool,
     /// The part of `used` that this process did not count itself.
     pub base: u64,
     /// The limit as written.
@@ -140,6 +143,7 @@ impl Snapshot {
         let (window, reading, allowance) = quota.read(unix_us);
         let (rules, label) = (&quota.rules, &self.labels[slot.label as usize]);
         let owner = &self.tenants[slot.owner as usize];
+        let members = quota.member_count(&window);
         QuotaView {
             key: quota.key,
             tenant: &owner.id,
@@ -152,7 +156,8 @@ impl Snapshot {
             zone: rules.calendar.zone_name(),
             start_us: window.start_us,
             end_us: window.end_us,
-            used: reading.used(),
+            used: members.map_or(reading.used(), |count| count.members),
+            estimated: members.is_some_and(|count| count.estimated),
             base: reading.base,
             limit: rules.limit,
             granted: allowance - rules.limit - reading.extra,
@@ -193,7 +198,8 @@ impl Permit {
     ///
     /// `meter` is a number of [`Permit::snapshot`].
     pub fn charge(&self, meter: MeterId, amount: u64) {
-        for quota in self.tenant().quotas().filter(|quota| quota.rules.meter == meter) {
+        let quotas = self.tenant().quotas().filter(|quota| quota.set().is_none());
+        for quota in quotas.filter(|quota| quota.rules.meter == meter) {
             quota.add(amount, self.unix_us());
         }
     }
@@ -212,8 +218,24 @@ impl Policy {
         if !self.is_due(at_unix_us) {
             return;
         }
-        for quota in tenant.quotas().filter(|quota| quota.rules.meter == meter) {
+        let quotas = tenant.quotas().filter(|quota| quota.set().is_none());
+        for quota in quotas.filter(|quota| quota.rules.meter == meter) {
             quota.add_in_time(amount, at_unix_us);
+        }
+    }
+
+    /// As [`charge`](Self::charge), of a distinct meter: counts the member with this
+    /// [id](crate::members::member_id) where it is not counted yet.
+    pub fn charge_member(&self, tenant: &str, meter: &str, id: &[u8; 16], at_unix_us: i64) {
+        let snapshot = self.load();
+        let Some((tenant, meter)) = snapshot.tenant(tenant).zip(snapshot.meter_id(meter)) else {
+            return;
+        };
+        if !self.is_due(at_unix_us) {
+            return;
+        }
+        for quota in tenant.quotas().filter(|quota| quota.rules.meter == meter) {
+            quota.count_member(Member::of(id), at_unix_us);
         }
     }
 
