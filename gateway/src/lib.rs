@@ -16,6 +16,7 @@ pub mod demo;
 pub mod ingest;
 pub mod limit_state;
 pub mod proxy;
+pub mod quota_state;
 pub mod reload;
 pub mod run;
 pub mod server;

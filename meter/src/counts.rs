@@ -1,6 +1,6 @@
 //! Counts that outlive the process: four words for each key, in mapped files.
 //!
-//! The counts of quotas are words of these files, so what
+//! The counts of quotas are words of these files ([`Memory`]), so what
 //! was counted survives `kill -9` to the unit without a system call. A file holds [`FILE_SLOTS`]
 //! slots of eight words and is followed by another when it is full:
 //!
@@ -24,10 +24,10 @@ mod file;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hashbrown::HashMap;
+use orbit_policy::quota::{Memory, Words};
 
 use crate::boot::BootId;
 use file::{CountsFile, Opened};
@@ -36,7 +36,7 @@ use file::{CountsFile, Opened};
 pub const FILE_SLOTS: usize = 65_535;
 
 /// The words of a key.
-pub type CountWords = [AtomicU64; 4];
+pub type CountWords = Words;
 
 /// A slot nobody asked for is given to another key after so many days.
 const KEPT_DAYS: u64 = 40;
@@ -194,6 +194,16 @@ impl Counts {
 
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Memory for Counts {
+    fn words(&self, key: u128) -> Option<&'static Words> {
+        Counts::words(self, key)
+    }
+
+    fn retain(&self, in_use: &dyn Fn(u128) -> bool) {
+        Counts::retain(self, in_use);
     }
 }
 

@@ -10,6 +10,8 @@ use serde::Deserialize;
 use super::store::{Reading, Store, StoreError};
 
 const SQL: &str = include_str!("queries/consumption.sql");
+const OTHERS_SQL: &str = include_str!("queries/consumption_others.sql");
+const OTHERS_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_MEMORY_BYTES: u64 = 1 << 30;
 
 /// Which rows are asked for.
@@ -23,8 +25,6 @@ pub struct Span<'s> {
     pub roots: &'s [String],
     /// Whose rows are left out: a node's of this epoch.
     pub except: (u32, u32),
-    /// Whether all other rows of that node are left out as well.
-    pub only_others: bool,
 }
 
 /// What one tenant used of one meter.
@@ -34,7 +34,9 @@ pub struct Consumption {
     pub path: String,
     /// The meter.
     pub meter: String,
-    /// Whole units.
+    /// Rows.
+    pub rows: u64,
+    /// What they add up to, each in whole units.
     pub quantity: u64,
     /// Body bytes of the requests counted on it.
     pub request_bytes: u64,
@@ -60,6 +62,7 @@ pub enum ConsumptionError {
 struct Row {
     path: String,
     meter: String,
+    rows: String,
     quantity: String,
     request_bytes: String,
     response_bytes: String,
@@ -82,7 +85,6 @@ pub async fn read(
         ("roots", span.roots.join("/")),
         ("node", node.to_string()),
         ("epoch", epoch.to_string()),
-        ("only_others", u8::from(span.only_others).to_string()),
     ];
     let settings = [
         ("max_memory_usage", MAX_MEMORY_BYTES.to_string()),
@@ -101,6 +103,20 @@ pub async fn read(
     text.lines().map(consumption).collect()
 }
 
+/// A number that differs whenever nodes other than this one may have written rows: it is made of
+/// the manifest of their batches.
+pub async fn others_mark(store: &Store, node: u32) -> Result<u64, ConsumptionError> {
+    let reading = Reading {
+        sql: OTHERS_SQL,
+        parameters: &[("node", node.to_string())],
+        settings: &[("max_threads", "1".to_owned())],
+        format: "TSV",
+        timeout: OTHERS_TIMEOUT,
+    };
+    let text = store.read(&reading).await?;
+    text.trim().parse().map_err(|_| ConsumptionError::Count(text))
+}
+
 fn consumption(line: &str) -> Result<Consumption, ConsumptionError> {
     let row: Row = serde_json::from_str(line)?;
     let count = |text: String| match text.parse::<u128>() {
@@ -110,6 +126,7 @@ fn consumption(line: &str) -> Result<Consumption, ConsumptionError> {
     Ok(Consumption {
         path: row.path,
         meter: row.meter,
+        rows: count(row.rows)?,
         quantity: count(row.quantity)?,
         request_bytes: count(row.request_bytes)?,
         response_bytes: count(row.response_bytes)?,
@@ -122,7 +139,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_the_largest_number() {
-        let line = r#"{"path":"a/b","meter":"m","quantity":"340282366920938463463374607431768211455",
+        let line = r#"{"path":"a/b","meter":"m","rows":"1","quantity":"340282366920938463463374607431768211455",
                        "request_bytes":"7","response_bytes":"0"}"#;
         let read = consumption(line).expect("a row");
         assert_eq!((read.quantity, read.request_bytes), (u64::MAX, 7));

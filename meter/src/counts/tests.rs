@@ -1,6 +1,6 @@
 //! Counts over lives of the process, faults of the disk, and keys that come and go.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 

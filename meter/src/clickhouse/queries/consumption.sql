@@ -4,10 +4,10 @@
 --   from_us, to_us    event times, half-open, unix microseconds
 --   roots             tenants at the root of their tree, joined with '/'
 --   node, epoch       whose rows are left out
---   only_others       1: every row of that node is left out
 SELECT
     path,
     meter,
+    toString(count()) AS rows,
     toString(sum(toUInt128(greatest(ceil(quantity), 0)))) AS quantity,
     toString(sum(request_bytes)) AS request_bytes,
     toString(sum(response_bytes)) AS response_bytes
@@ -18,5 +18,5 @@ WHERE kind != 'refused'
   AND ts >= fromUnixTimestamp64Micro({from_us:Int64}, 'UTC')
   AND ts < fromUnixTimestamp64Micro({to_us:Int64}, 'UTC')
   AND splitByChar('/', path)[1] IN splitByChar('/', {roots:String})
-  AND NOT (node = {node:UInt32} AND ({only_others:UInt8} = 1 OR epoch = {epoch:UInt32}))
+  AND NOT (node = {node:UInt32} AND epoch = {epoch:UInt32})
 GROUP BY path, meter
