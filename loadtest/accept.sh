@@ -12,6 +12,7 @@
 #                         no client notices, and it catches up five times faster than it fell behind
 #   accept.sh disk        the journal's disk is full, for both settings of journal.on_full (root)
 #   accept.sh power       the machine loses power: what is lost is little, and said (root)
+#   accept.sh quota       a monthly quota is used up while the gateway is killed: it ends exact
 #   accept.sh ingest      a million events while the gateway is killed twenty times
 # shellcheck source=loadtest/stage.sh
 source "$(dirname "$0")/stage.sh"
@@ -100,6 +101,11 @@ power() {
     done
 }
 
+quota() {
+    verdict "quota under a kill" "$BIN/loadtest" quota loadtest/scenarios/quota.toml \
+        --orbit "$BIN/orbit" --quiet
+}
+
 # shellcheck disable=SC2016 # the variables are the ones `kills` sets
 ingest() {
     verdict "ingest under kills" "$BIN/loadtest" kills --orbit "$BIN/orbit" --quiet \
@@ -108,10 +114,10 @@ ingest() {
         --clients 4' "$BIN/loadtest"
 }
 
-[ $# -gt 0 ] || set -- limits fairness reload catalogue ledger outage disk power ingest
+[ $# -gt 0 ] || set -- limits fairness reload catalogue ledger outage disk power ingest quota
 for part in "$@"; do
     case $part in
-    outage | disk | power | ingest) end_stage ;;
+    outage | disk | power | ingest | quota) end_stage ;;
     *) [ ${#PIDS[@]} -gt 0 ] || begin_stage ;;
     esac
     "$part"

@@ -17,6 +17,7 @@ pub mod ingest;
 pub mod limit_state;
 pub mod members;
 pub mod proxy;
+pub mod quota_state;
 pub mod reload;
 pub mod run;
 pub mod server;

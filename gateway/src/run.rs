@@ -20,7 +20,6 @@ use orbit_meter::ingest::{IndexError, IndexSettings, IngestIndex};
 use orbit_meter::journal::{Journal, JournalError, JournalSettings};
 use orbit_meter::refusals::{Flusher, Refusals, RefusalsError};
 use orbit_meter::ship::{OldestOpen, ShipError, ShipSettings, Shipper, ShipperHandle};
-use orbit_policy::quota::InMemory;
 use orbit_policy::{Diagnostics, Policy, PolicySettings};
 
 use crate::admin::{self, AdminServer, AdminState, Readiness, Token, TokenError};
@@ -30,6 +29,7 @@ use crate::ingest::{Bounds, IngestServer, IngestState};
 use crate::limit_state::{LimitState, LimitStateError, Saver};
 use crate::members::{MemberError, MemberKeeper};
 use crate::proxy::{self, Edge};
+use crate::quota_state::{QuotaState, QuotaStateError, Reconciler, ReconcilerError, Sources};
 use crate::reload::{self, Reloader};
 use crate::server::{ProxyServer, Running, ServerError};
 use crate::settings::{self, Settings};
@@ -65,6 +65,12 @@ pub enum RunError {
     /// Members of distinct meters cannot be kept.
     #[error(transparent)]
     Members(#[from] MemberError),
+    /// What quotas have counted cannot be kept.
+    #[error(transparent)]
+    QuotaState(#[from] QuotaStateError),
+    /// What quotas have counted cannot be compared with the usage database.
+    #[error(transparent)]
+    Reconciler(#[from] ReconcilerError),
     /// The journal could not be opened.
     #[error("the journal in {} cannot be opened", directory.display())]
     Journal {
@@ -182,6 +188,8 @@ struct Parts {
     upkeep: Upkeep,
     members: MemberKeeper,
     limits: Saver,
+    quota_state: QuotaState,
+    reconciler: Reconciler,
 }
 
 impl Parts {
@@ -192,10 +200,11 @@ impl Parts {
         let token = Token::load_or_create(&settings.admin.token_file)?;
         let paths = settings.policy.paths.clone();
         let limit_state = LimitState::open(&settings.limits.directory)?;
+        let quota_state = QuotaState::open(&settings.limits.directory, clock.unix_us())?;
         let policy_settings = PolicySettings {
             max_dynamic_keys: settings.policy.max_dynamic_keys,
             hash_key: limit_state.hash_key(),
-            memory: InMemory::shared(),
+            memory: quota_state.memory(),
         };
         let (policy, loaded) =
             reload::start_policy(&paths, &policy_settings, &clock).map_err(RunError::Policy)?;
@@ -220,6 +229,12 @@ impl Parts {
         let ship_settings = ship_settings(&settings.ship, oldest_open, Arc::clone(&index));
         let shipper = Arc::new(Shipper::start(Arc::clone(&journal), store, ship_settings)?);
         let auditor = start_audit(&settings.audit, storage.handle(), &clock)?;
+        let reconciler = Reconciler::start(Sources {
+            policy: Arc::clone(&policy),
+            journal: Arc::clone(&journal),
+            storage: storage.handle(),
+            clock: Arc::clone(&clock),
+        })?;
         let watched = settings.policy.watch;
         let reloader = Reloader::start(
             Arc::clone(&policy),
@@ -276,6 +291,8 @@ impl Parts {
             upkeep,
             members,
             limits,
+            quota_state,
+            reconciler,
         })
     }
 
@@ -315,6 +332,8 @@ impl Parts {
         // Nothing is admitted any more: this is the last state.
         drop(self.members);
         drop(self.limits);
+        drop(self.reconciler);
+        drop(self.quota_state);
         // The last refusals become events, so before the shipper's last round.
         drop(self.flusher);
         let reachable = self.storage.handle().status().reachable;

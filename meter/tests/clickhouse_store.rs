@@ -4,6 +4,8 @@
 mod blocks;
 #[path = "clickhouse_store/meters.rs"]
 mod meters;
+#[path = "clickhouse_store/consumption.rs"]
+mod consumption;
 #[path = "clickhouse_store/rows.rs"]
 mod rows;
 #[path = "clickhouse_store/schema.rs"]
