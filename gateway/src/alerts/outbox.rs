@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 use serde::Serialize;
 
+use super::refusals::Episode;
+
 /// Event by id: when it was recorded (unix microseconds), and its body.
 const EVENTS: TableDefinition<'_, &str, (i64, &[u8])> = TableDefinition::new("events");
 /// Webhook and event: attempts, the instant of the next (unix microseconds), the last error.
@@ -20,6 +22,9 @@ const PENDING: TableDefinition<'_, (&str, &str), (u32, i64, &str)> =
 const DEAD: TableDefinition<'_, (&str, &str), (u32, i64, &str)> = TableDefinition::new("dead");
 /// Webhook and event: attempts, when it was delivered.
 const DELIVERED: TableDefinition<'_, (&str, &str), (u32, i64)> = TableDefinition::new("delivered");
+
+/// Path of a tenant that is refused again and again: since when, and the latest minute of it.
+const EPISODES: TableDefinition<'_, &str, (i64, i64)> = TableDefinition::new("episodes");
 
 /// The outbox cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -113,6 +118,7 @@ impl Outbox {
             tables.open_table(PENDING)?;
             tables.open_table(DEAD)?;
             tables.open_table(DELIVERED)?;
+            tables.open_table(EPISODES)?;
             Ok(())
         })?;
         Ok(outbox)
@@ -260,6 +266,31 @@ impl Outbox {
             }
             let dead = tables.open_table(DEAD)?.len()?;
             Ok(Depth { pending: pending.len()?, dead, oldest_us })
+        })
+    }
+
+    /// The episodes of refusals that went on when they were last kept.
+    pub fn episodes(&self) -> Done<BTreeMap<String, Episode>> {
+        self.read(|tables| {
+            let mut episodes = BTreeMap::new();
+            for entry in tables.open_table(EPISODES)?.iter()? {
+                let (path, times) = entry?;
+                let (began_us, last_us) = times.value();
+                episodes.insert(path.value().to_owned(), Episode { began_us, last_us });
+            }
+            Ok(episodes)
+        })
+    }
+
+    /// Keeps these episodes and no others.
+    pub fn keep_episodes(&self, episodes: &BTreeMap<String, Episode>) -> Done<()> {
+        self.write(|tables| {
+            let mut kept = tables.open_table(EPISODES)?;
+            kept.retain(|path, _| episodes.contains_key(path))?;
+            for (path, episode) in episodes {
+                kept.insert(&**path, (episode.began_us, episode.last_us))?;
+            }
+            Ok(())
         })
     }
 
