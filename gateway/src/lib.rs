@@ -7,6 +7,7 @@
 //! same parts as the `orbit` binary, which is only `main`.
 
 pub mod admin;
+pub mod alerts;
 mod api;
 pub mod audit;
 pub mod background;

@@ -39,6 +39,7 @@ use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
 
+use crate::alerts::refusals::RefusalCounts;
 use crate::clock::Clock;
 use crate::settings::{Cidr, LimitSettings, OnFull};
 use crate::upstreams::{Pool, Pools};
@@ -59,6 +60,8 @@ pub struct Edge {
     pub journal: Arc<Journal>,
     /// Where refusals are counted.
     pub refusals: Arc<Refusals>,
+    /// Refusals of each tenant, for alerts.
+    pub refusal_counts: Arc<RefusalCounts>,
     /// The upstream pools.
     pub pools: Arc<Pools>,
     /// The clock.

@@ -23,6 +23,8 @@ use orbit_meter::ship::{OldestOpen, ShipError, ShipSettings, Shipper, ShipperHan
 use orbit_policy::{Diagnostics, Policy, PolicySettings};
 
 use crate::admin::{self, AdminServer, AdminState, Readiness, Token, TokenError};
+use crate::alerts::refusals::RefusalCounts;
+use crate::alerts::{Alerts, AlertsError};
 use crate::audit::{Auditor, AuditorError};
 use crate::clock::Clock;
 use crate::ingest::{Bounds, IngestServer, IngestState};
@@ -91,6 +93,9 @@ pub enum RunError {
     /// Shipping could not start.
     #[error(transparent)]
     Ship(#[from] ShipError),
+    /// Alerts could not start.
+    #[error(transparent)]
+    Alerts(#[from] AlertsError),
     /// The audit could not start.
     #[error(transparent)]
     Audit(#[from] AuditorError),
@@ -179,6 +184,8 @@ struct Parts {
     index: Arc<IngestIndex>,
     reloader: Reloader,
     refusals: Arc<Refusals>,
+    refusal_counts: Arc<RefusalCounts>,
+    alerts: Alerts,
     counts: Arc<proxy::metrics::Metrics>,
     flusher: Flusher,
     shipper: Arc<ShipperHandle>,
@@ -255,6 +262,14 @@ impl Parts {
         readiness.register("clickhouse", shipping);
         readiness.register("upstreams", checks::upstreams(Arc::clone(&pools)));
 
+        let refusal_counts = Arc::new(RefusalCounts::default());
+        let alerts = Alerts::start(
+            &settings.limits.directory,
+            &settings.alerts,
+            Arc::clone(&policy),
+            Arc::clone(&refusal_counts),
+            Arc::clone(&clock),
+        )?;
         let address = settings.admin.listen;
         let state = AdminState {
             token,
@@ -264,6 +279,7 @@ impl Parts {
             policy_paths: paths,
             reloads: reloader.handle(),
             storage: storage.handle(),
+            alerts: alerts.handle(),
             clock: Arc::clone(&clock),
         };
         let admin = AdminServer::start(address, state)
@@ -282,6 +298,8 @@ impl Parts {
             index,
             reloader,
             refusals,
+            refusal_counts,
+            alerts,
             counts,
             flusher,
             shipper,
@@ -306,6 +324,7 @@ impl Parts {
             policy: Arc::clone(&self.policy),
             journal: Arc::clone(&self.journal),
             refusals: Arc::clone(&self.refusals),
+            refusal_counts: Arc::clone(&self.refusal_counts),
             pools: Arc::clone(&self.pools),
             clock: Arc::clone(&self.clock),
             metrics: Arc::clone(&self.counts),
@@ -326,6 +345,7 @@ impl Parts {
     /// Stops everything, after the proxy has drained.
     fn stop(self) {
         drop(self.upkeep);
+        drop(self.alerts);
         drop(self.auditor);
         drop(self.reloader);
         drop(self.ingest);

@@ -45,6 +45,7 @@ pub fn count(edge: &Edge, ctx: &Exchange, denial: &Denial) -> Problem {
         reason,
         problem.status().as_u16(),
     );
+    edge.refusal_counts.count(tenant.map_or("", |tenant| &tenant.path));
     edge.metrics.refused(reason);
     problem
 }

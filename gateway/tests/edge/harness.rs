@@ -210,6 +210,7 @@ impl Bench {
             policy: Arc::clone(&policy),
             journal: Arc::clone(&journal),
             refusals: Arc::new(Refusals::open(Arc::clone(&journal)).unwrap()),
+            refusal_counts: Arc::default(),
             pools: Arc::new(Pools::default()),
             clock: Arc::new(Clock::start()),
             metrics: Arc::new(metrics::Metrics::new()),
