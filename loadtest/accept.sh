@@ -4,6 +4,7 @@
 #
 #   accept.sh             all of them
 #   accept.sh limits      every level of the tree at three times its limit, 20 s over 64 connections
+#   accept.sh fairness    three tenants share a limit, one is greedy: 30 s, then 30 s with two idle
 #   accept.sh reload      200 reloads at full speed: no failure, no refill, p99 within twice
 #   accept.sh catalogue   100 000 tenants and 300 000 keys come into force under load
 #   accept.sh ledger      500 000 requests of every kind, compared with ClickHouse to the unit
@@ -11,6 +12,7 @@
 #                         no client notices, and it catches up five times faster than it fell behind
 #   accept.sh disk        the journal's disk is full, for both settings of journal.on_full (root)
 #   accept.sh power       the machine loses power: what is lost is little, and said (root)
+#   accept.sh quota       a monthly quota is used up while the gateway is killed: it ends exact
 #   accept.sh ingest      a million events while the gateway is killed twenty times
 # shellcheck source=loadtest/stage.sh
 source "$(dirname "$0")/stage.sh"
@@ -31,6 +33,14 @@ limits() {
     local level
     for level in key team department business-unit subsidiary holding plan; do
         verdict "limit at $level" "$BIN/loadtest" run "loadtest/scenarios/limit-$level.toml" \
+            --url "$GATEWAY_URL" --quiet
+    done
+}
+
+fairness() {
+    local others
+    for others in greedy idle; do
+        verdict "fairness, $others" "$BIN/loadtest" run "loadtest/scenarios/fairness-$others.toml" \
             --url "$GATEWAY_URL" --quiet
     done
 }
@@ -91,6 +101,11 @@ power() {
     done
 }
 
+quota() {
+    verdict "quota under a kill" "$BIN/loadtest" quota loadtest/scenarios/quota.toml \
+        --orbit "$BIN/orbit" --quiet
+}
+
 # shellcheck disable=SC2016 # the variables are the ones `kills` sets
 ingest() {
     verdict "ingest under kills" "$BIN/loadtest" kills --orbit "$BIN/orbit" --quiet \
@@ -99,10 +114,10 @@ ingest() {
         --clients 4' "$BIN/loadtest"
 }
 
-[ $# -gt 0 ] || set -- limits reload catalogue ledger outage disk power ingest
+[ $# -gt 0 ] || set -- limits fairness reload catalogue ledger outage disk power ingest quota
 for part in "$@"; do
     case $part in
-    outage | disk | power | ingest) end_stage ;;
+    outage | disk | power | ingest | quota) end_stage ;;
     *) [ ${#PIDS[@]} -gt 0 ] || begin_stage ;;
     esac
     "$part"

@@ -5,6 +5,7 @@
 //! the bearer token, that every error is an RFC 9457 problem, and that connections, bodies and
 //! times are bounded.
 
+mod alerts;
 mod entitlements;
 mod policy;
 mod readiness;
@@ -64,6 +65,9 @@ fn routes(state: Arc<AdminState>) -> Router {
         .route("/v1/policy", get(policy::current))
         .route("/v1/policy/check", post(policy::check))
         .route("/v1/policy/apply", post(policy::apply))
+        .route("/v1/alerts", get(alerts::list))
+        .route("/v1/alerts/replay", post(alerts::replay_all))
+        .route("/v1/alerts/{id}/replay", post(alerts::replay))
         .route("/v1/tenants/{id}/usage", get(usage::usage))
         .fallback(async || Problem::new(StatusCode::NOT_FOUND))
         .method_not_allowed_fallback(async || Problem::new(StatusCode::METHOD_NOT_ALLOWED))

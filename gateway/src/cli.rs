@@ -4,6 +4,7 @@
 //! standard output and everything else to standard error, and that the exit code is 0 for success,
 //! 1 for a failure and 2 for wrong arguments.
 
+mod alerts;
 mod audit;
 mod clickhouse;
 mod demo_keys;
@@ -53,6 +54,8 @@ enum Command {
     Migrate(migrate::Migrate),
     Audit(audit::Audit),
     #[command(subcommand)]
+    Alerts(alerts::Alerts),
+    #[command(subcommand)]
     Node(node::Node),
     #[command(subcommand)]
     Journal(journal::Journal),
@@ -100,6 +103,7 @@ pub fn run() -> ExitCode {
         Command::Key(key) => key.run(),
         Command::Migrate(migrate) => migrate.run(),
         Command::Audit(audit) => audit.run(),
+        Command::Alerts(alerts) => alerts.run(),
         Command::Node(node) => node.run(),
         Command::Journal(journal) => journal.run(),
         Command::Clickhouse(clickhouse) => clickhouse.run(),

@@ -7,6 +7,7 @@
 //! same parts as the `orbit` binary, which is only `main`.
 
 pub mod admin;
+pub mod alerts;
 mod api;
 pub mod audit;
 pub mod background;
@@ -15,7 +16,9 @@ pub mod clock;
 pub mod demo;
 pub mod ingest;
 pub mod limit_state;
+pub mod members;
 pub mod proxy;
+pub mod quota_state;
 pub mod reload;
 pub mod run;
 pub mod server;

@@ -12,6 +12,8 @@ pub mod exchange;
 mod failure;
 pub mod fields;
 pub mod intake;
+pub(crate) mod measure;
+mod members;
 pub mod metrics;
 pub mod open;
 pub mod problem;
@@ -37,6 +39,7 @@ use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
 
+use crate::alerts::refusals::RefusalCounts;
 use crate::clock::Clock;
 use crate::settings::{Cidr, LimitSettings, OnFull};
 use crate::upstreams::{Pool, Pools};
@@ -57,6 +60,8 @@ pub struct Edge {
     pub journal: Arc<Journal>,
     /// Where refusals are counted.
     pub refusals: Arc<Refusals>,
+    /// Refusals of each tenant, for alerts.
+    pub refusal_counts: Arc<RefusalCounts>,
     /// The upstream pools.
     pub pools: Arc<Pools>,
     /// The clock.
@@ -223,6 +228,7 @@ impl ProxyHttp for Proxy {
             session.set_read_timeout(None);
         }
         let ending = ctx.upstream_answered(&self.0, response);
+        ctx.measure_answer(response);
         if let Some(admission) = &ctx.admission {
             let ready = &equipment(admission.permit.snapshot()).policy_fields;
             fields::add(response, admission, ready)?;

@@ -23,11 +23,15 @@ use orbit_meter::ship::{OldestOpen, ShipError, ShipSettings, Shipper, ShipperHan
 use orbit_policy::{Diagnostics, Policy, PolicySettings};
 
 use crate::admin::{self, AdminServer, AdminState, Readiness, Token, TokenError};
+use crate::alerts::refusals::RefusalCounts;
+use crate::alerts::{Alerts, AlertsError};
 use crate::audit::{Auditor, AuditorError};
 use crate::clock::Clock;
 use crate::ingest::{Bounds, IngestServer, IngestState};
 use crate::limit_state::{LimitState, LimitStateError, Saver};
+use crate::members::{MemberError, MemberKeeper};
 use crate::proxy::{self, Edge};
+use crate::quota_state::{QuotaState, QuotaStateError, Reconciler, ReconcilerError, Sources};
 use crate::reload::{self, Reloader};
 use crate::server::{ProxyServer, Running, ServerError};
 use crate::settings::{self, Settings};
@@ -60,6 +64,15 @@ pub enum RunError {
     /// What limits have spent cannot be kept.
     #[error(transparent)]
     LimitState(#[from] LimitStateError),
+    /// Members of distinct meters cannot be kept.
+    #[error(transparent)]
+    Members(#[from] MemberError),
+    /// What quotas have counted cannot be kept.
+    #[error(transparent)]
+    QuotaState(#[from] QuotaStateError),
+    /// What quotas have counted cannot be compared with the usage database.
+    #[error(transparent)]
+    Reconciler(#[from] ReconcilerError),
     /// The journal could not be opened.
     #[error("the journal in {} cannot be opened", directory.display())]
     Journal {
@@ -80,6 +93,9 @@ pub enum RunError {
     /// Shipping could not start.
     #[error(transparent)]
     Ship(#[from] ShipError),
+    /// Alerts could not start.
+    #[error(transparent)]
+    Alerts(#[from] AlertsError),
     /// The audit could not start.
     #[error(transparent)]
     Audit(#[from] AuditorError),
@@ -168,6 +184,8 @@ struct Parts {
     index: Arc<IngestIndex>,
     reloader: Reloader,
     refusals: Arc<Refusals>,
+    refusal_counts: Arc<RefusalCounts>,
+    alerts: Alerts,
     counts: Arc<proxy::metrics::Metrics>,
     flusher: Flusher,
     shipper: Arc<ShipperHandle>,
@@ -175,7 +193,10 @@ struct Parts {
     storage: Storage,
     auditor: Option<Auditor>,
     upkeep: Upkeep,
+    members: MemberKeeper,
     limits: Saver,
+    quota_state: QuotaState,
+    reconciler: Reconciler,
 }
 
 impl Parts {
@@ -186,14 +207,18 @@ impl Parts {
         let token = Token::load_or_create(&settings.admin.token_file)?;
         let paths = settings.policy.paths.clone();
         let limit_state = LimitState::open(&settings.limits.directory)?;
+        let quota_state = QuotaState::open(&settings.limits.directory, clock.unix_us())?;
         let policy_settings = PolicySettings {
             max_dynamic_keys: settings.policy.max_dynamic_keys,
             hash_key: limit_state.hash_key(),
+            memory: quota_state.memory(),
         };
         let (policy, loaded) =
             reload::start_policy(&paths, &policy_settings, &clock).map_err(RunError::Policy)?;
         let after_crash = settings.limits.after_crash;
         let limits = limit_state.resume(Arc::clone(&policy), Arc::clone(&clock), after_crash)?;
+        let state = &settings.limits.directory;
+        let members = MemberKeeper::start(state, Arc::clone(&policy), Arc::clone(&clock))?;
 
         let journal = Journal::open(journal_settings(&settings.journal)).map_err(|source| {
             RunError::Journal { directory: settings.journal.directory.clone(), source }
@@ -211,6 +236,12 @@ impl Parts {
         let ship_settings = ship_settings(&settings.ship, oldest_open, Arc::clone(&index));
         let shipper = Arc::new(Shipper::start(Arc::clone(&journal), store, ship_settings)?);
         let auditor = start_audit(&settings.audit, storage.handle(), &clock)?;
+        let reconciler = Reconciler::start(Sources {
+            policy: Arc::clone(&policy),
+            journal: Arc::clone(&journal),
+            storage: storage.handle(),
+            clock: Arc::clone(&clock),
+        })?;
         let watched = settings.policy.watch;
         let reloader = Reloader::start(
             Arc::clone(&policy),
@@ -231,6 +262,14 @@ impl Parts {
         readiness.register("clickhouse", shipping);
         readiness.register("upstreams", checks::upstreams(Arc::clone(&pools)));
 
+        let refusal_counts = Arc::new(RefusalCounts::default());
+        let alerts = Alerts::start(
+            &settings.limits.directory,
+            &settings.alerts,
+            Arc::clone(&policy),
+            Arc::clone(&refusal_counts),
+            Arc::clone(&clock),
+        )?;
         let address = settings.admin.listen;
         let state = AdminState {
             token,
@@ -240,6 +279,7 @@ impl Parts {
             policy_paths: paths,
             reloads: reloader.handle(),
             storage: storage.handle(),
+            alerts: alerts.handle(),
             clock: Arc::clone(&clock),
         };
         let admin = AdminServer::start(address, state)
@@ -258,6 +298,8 @@ impl Parts {
             index,
             reloader,
             refusals,
+            refusal_counts,
+            alerts,
             counts,
             flusher,
             shipper,
@@ -265,7 +307,10 @@ impl Parts {
             storage,
             auditor,
             upkeep,
+            members,
             limits,
+            quota_state,
+            reconciler,
         })
     }
 
@@ -279,6 +324,7 @@ impl Parts {
             policy: Arc::clone(&self.policy),
             journal: Arc::clone(&self.journal),
             refusals: Arc::clone(&self.refusals),
+            refusal_counts: Arc::clone(&self.refusal_counts),
             pools: Arc::clone(&self.pools),
             clock: Arc::clone(&self.clock),
             metrics: Arc::clone(&self.counts),
@@ -299,11 +345,15 @@ impl Parts {
     /// Stops everything, after the proxy has drained.
     fn stop(self) {
         drop(self.upkeep);
+        drop(self.alerts);
         drop(self.auditor);
         drop(self.reloader);
         drop(self.ingest);
         // Nothing is admitted any more: this is the last state.
+        drop(self.members);
         drop(self.limits);
+        drop(self.reconciler);
+        drop(self.quota_state);
         // The last refusals become events, so before the shipper's last round.
         drop(self.flusher);
         let reachable = self.storage.handle().status().reachable;

@@ -10,6 +10,7 @@ mod cidr;
 mod document;
 mod sections;
 mod validate;
+mod webhook;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -17,9 +18,10 @@ use std::path::{Path, PathBuf};
 pub use cidr::{Cidr, CidrError};
 use document::Document;
 pub use sections::{
-    Admin, AfterCrash, Audit, ClickHouse, ClickHouseMode, Ingest, Journal, LimitSettings, Limits,
-    Log, LogFormat, OnFull, PolicyFiles, Server, Ship, TlsListener,
+    Admin, AfterCrash, Alerts, Audit, ClickHouse, ClickHouseMode, Ingest, Journal, LimitSettings,
+    Limits, Log, LogFormat, OnFull, PolicyFiles, Server, Ship, TlsListener,
 };
+pub use webhook::Webhook;
 
 #[cfg(test)]
 mod tests;
@@ -48,6 +50,8 @@ pub struct Settings {
     pub ship: Ship,
     /// `[audit]`: the check of what was shipped.
     pub audit: Audit,
+    /// `[alerts]`: what is told to whom.
+    pub alerts: Alerts,
     /// `[log]`: the process's own log.
     pub log: Log,
 }
@@ -145,11 +149,12 @@ impl Settings {
                 "clickhouse" => document.read(&mut settings.clickhouse, value, at),
                 "ship" => document.read(&mut settings.ship, value, at),
                 "audit" => document.read(&mut settings.audit, value, at),
+                "alerts" => document.read(&mut settings.alerts, value, at),
                 "log" => document.read(&mut settings.log, value, at),
                 _ => at.push(document.problem(
                     name,
                     "unknown section, expected one of `server`, `admin`, `ingest`, `policy`, \
-                     `limits`, `journal`, `clickhouse`, `ship`, `audit`, `log`",
+                     `limits`, `journal`, `clickhouse`, `ship`, `audit`, `alerts`, `log`",
                 )),
             }
         }
@@ -176,6 +181,7 @@ impl Settings {
                 &mut self.journal.directory,
                 &mut self.clickhouse.data,
             ])
+            .chain(self.alerts.webhook.iter_mut().map(|webhook| &mut webhook.secret_file))
             .chain(&mut self.clickhouse.library)
             .chain(&mut self.clickhouse.password_file);
         for path in paths {

@@ -7,12 +7,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use orbit_gateway::admin::{self, AdminServer, AdminState, Check, Readiness, Token};
+use orbit_gateway::alerts::Alerts;
 use orbit_gateway::clock::Clock;
 use orbit_gateway::reload::{self, Reloader};
+use orbit_gateway::settings;
 use orbit_gateway::storage::StorageHandle;
 use orbit_gateway::telemetry::Metrics;
 use orbit_meter::clickhouse::ClickHouseSettings;
 use orbit_policy::PolicySettings;
+use orbit_policy::quota::InMemory;
 use serde_json::{Value, json};
 
 const PLAN: &str = "\
@@ -56,6 +59,7 @@ struct Operator {
     server: AdminServer,
     readiness: Arc<Readiness>,
     _reloader: Reloader,
+    _alerts: Alerts,
 }
 
 struct Answer {
@@ -89,7 +93,11 @@ impl Operator {
         let token_file = home.path().join("admin.token");
         let paths = vec![policy_path];
         let clock = Arc::new(Clock::start());
-        let policy_settings = PolicySettings { max_dynamic_keys: 1000, hash_key: [3; 16] };
+        let policy_settings = PolicySettings {
+            max_dynamic_keys: 1000,
+            hash_key: [3; 16],
+            memory: InMemory::shared(),
+        };
         let (policy, loaded) =
             reload::start_policy(&paths, &policy_settings, &clock).expect("valid documents");
         let reloader =
@@ -97,6 +105,14 @@ impl Operator {
                 .expect("started");
         let readiness = Arc::new(Readiness::new());
         readiness.register("policy", admin::policy_check(reloader.handle()));
+        let alerts = Alerts::start(
+            home.path(),
+            &settings::Alerts::default(),
+            Arc::clone(&policy),
+            Arc::default(),
+            Arc::clone(&clock),
+        )
+        .expect("started");
         let state = AdminState {
             token: Token::load_or_create(&token_file).expect("made"),
             metrics: Metrics::install().expect("installed"),
@@ -105,12 +121,13 @@ impl Operator {
             policy_paths: paths,
             reloads: reloader.handle(),
             storage: StorageHandle::unwatched(nobody_there()).expect("usable settings"),
+            alerts: alerts.handle(),
             clock,
         };
         let server =
             AdminServer::start(SocketAddr::from(([127, 0, 0, 1], 0)), state).expect("started");
         let token = fs::read_to_string(&token_file).expect("made").trim().to_owned();
-        Operator { home, token, server, readiness, _reloader: reloader }
+        Operator { home, token, server, readiness, _reloader: reloader, _alerts: alerts }
     }
 
     fn tenants_file(&self) -> PathBuf {

@@ -10,7 +10,7 @@ use orbit_loadtest::target::Target;
 
 pub(crate) use attack::{
     ChaosArguments, ChildArguments, DiskArguments, KillsArguments, LoadArguments, OnFullChoice,
-    OutageArguments, PowerArguments, StageArguments,
+    OutageArguments, PowerArguments, QuotaArguments, StageArguments,
 };
 
 /// Load, fake upstreams, and the judges of a run.
@@ -59,6 +59,9 @@ pub(crate) enum Command {
     /// Take ClickHouse away for long, under load: no client may notice, and it must catch up fast.
     #[command(after_help = attack::OUTAGE_EXAMPLES)]
     Outage(OutageArguments),
+    /// Use up a monthly quota and kill the gateway on the way: it must end exact.
+    #[command(after_help = attack::QUOTA_EXAMPLES)]
+    Quota(QuotaArguments),
     /// Fill the journal's disk to the last byte, under load. Needs root.
     #[command(after_help = attack::DISK_EXAMPLES)]
     Disk(DiskArguments),

@@ -6,6 +6,7 @@ pub mod disk;
 pub mod kills;
 pub mod outage;
 pub mod power;
+pub mod quota;
 mod report;
 mod verdict;
 

@@ -15,6 +15,7 @@
 //! | [`queries`] | the named queries finance starts from |
 //! | [`testing`] | a throwaway engine for tests and load tests |
 
+pub mod consumption;
 pub mod engine;
 pub mod native;
 pub mod nodes;

@@ -1,13 +1,15 @@
 //! Dates as operators write them, and the calendar they are read in.
 //!
 //! A date alone is the first instant of that day in the tenant's zone; an RFC 3339 timestamp is the
-//! same instant everywhere. The zones of the world are compiled in: nothing here reads a disk.
+//! same instant everywhere.
 
 use std::fmt;
 
 use jiff::civil::Date;
-use jiff::tz::{AmbiguousOffset, TimeZone, TimeZoneDatabase};
+use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
+
+use crate::calendar;
 
 /// A date or an instant, as written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,37 +75,14 @@ impl fmt::Display for Utc {
     }
 }
 
-/// The zones of the world, by IANA name.
-pub(crate) struct Zones(TimeZoneDatabase);
-
-impl Zones {
-    pub(crate) fn new() -> Zones {
-        Zones(TimeZoneDatabase::bundled())
-    }
-
-    pub(crate) fn find(&self, name: &str) -> Option<TimeZone> {
-        self.0.get(name).ok()
-    }
-}
-
 fn date_of(at_us: i64, zone: &TimeZone) -> Date {
     let at = Timestamp::from_microsecond(at_us).unwrap_or_default();
     zone.to_datetime(at).date()
 }
 
-/// The first instant of a day, which is not always midnight.
+/// The first instant of a day.
 fn start_of_day_us(date: Date, zone: &TimeZone) -> i64 {
-    let midnight = zone.to_ambiguous_timestamp(date.at(0, 0, 0, 0));
-    let start = if let AmbiguousOffset::Gap { .. } = midnight.offset() {
-        // Clocks were put forward over midnight: the day begins as they were.
-        let before = midnight.earlier();
-        before.map(|before| zone.following(before).next().map_or(before, |next| next.timestamp()))
-    } else {
-        midnight.earlier()
-    };
-    // Only the last day of the year 9999 and the first of -9999 may have none.
-    let end_of_time = if date.year() > 0 { i64::MAX } else { i64::MIN };
-    start.map_or(end_of_time, Timestamp::as_microsecond)
+    calendar::start_of_day_s(date, zone).saturating_mul(1_000_000)
 }
 
 /// The end of the billing period that contains `at_us`: the first instant of the next day numbered
@@ -127,7 +106,7 @@ mod tests {
     use super::*;
 
     fn zone(name: &str) -> TimeZone {
-        Zones::new().find(name).expect("a zone")
+        jiff::tz::TimeZoneDatabase::bundled().get(name).expect("a zone")
     }
 
     fn us(text: &str) -> i64 {

@@ -10,12 +10,14 @@
 
 use std::hash::BuildHasherDefault;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
 use dashmap::{DashMap, Entry};
 use siphasher::sip128::{Hasher128, SipHasher13};
 
 use crate::bucket::{Debt, Terms};
+use crate::members::Members;
 use crate::time::Nanos;
 
 /// A million entries are four thousand a shard.
@@ -48,6 +50,8 @@ pub(crate) struct DynamicBuckets {
     count: AtomicUsize,
     cap: usize,
     hash_key: [u8; 16],
+    /// As old as the map, and under the same key.
+    members: Arc<Members>,
     /// When every bucket was empty, in [`Nanos`] that may lie before their base: nobody without an
     /// entry has more than what came back since.
     emptied_at: AtomicI64,
@@ -74,7 +78,13 @@ impl DynamicBuckets {
         let (capacity, hasher) = (cap.min(1 << 16), BuildHasherDefault::default());
         let map = DashMap::with_capacity_and_hasher_and_shard_amount(capacity, hasher, SHARDS);
         let emptied_at = AtomicI64::new(i64::MIN);
-        DynamicBuckets { map, count: AtomicUsize::new(0), cap, hash_key, emptied_at }
+        let (count, members) = (AtomicUsize::new(0), Arc::new(Members::new(&hash_key)));
+        DynamicBuckets { map, count, cap, hash_key, members, emptied_at }
+    }
+
+    /// The members of distinct meters, for the life of the process.
+    pub(crate) fn members(&self) -> Arc<Members> {
+        Arc::clone(&self.members)
     }
 
     pub(crate) fn client(&self, limit: u64, address: IpAddr) -> Subject {

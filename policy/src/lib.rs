@@ -12,6 +12,7 @@
 //! reload nor a restart forgives spent allowance; **P4** bad documents change nothing and say why.
 
 pub mod bucket;
+pub mod calendar;
 mod catalogue;
 mod dates;
 pub mod decide;
@@ -20,8 +21,13 @@ pub mod documents;
 pub mod dynamic;
 pub mod gauge;
 pub mod keys;
+pub mod members;
+pub mod meters;
 mod policy;
 pub mod price;
+pub mod quota;
+#[cfg(all(test, not(loom)))]
+mod random;
 pub mod snapshot;
 mod sync;
 pub mod time;
@@ -31,6 +37,7 @@ pub use decide::{Admission, Call, Decision, Denial, Permit, Reason};
 pub use diagnostics::{Diagnostic, Diagnostics};
 pub use documents::Source;
 pub use keys::ApiKey;
+pub use meters::{Aggregate, Meter, MeterId, MeterValue};
 pub use policy::{
     Applied, Held, Owner, Policy, PolicySettings, Record, Restored, Spent, Summary, check,
 };

@@ -2,6 +2,7 @@
 
 mod carry;
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use arc_swap::ArcSwap;
@@ -11,6 +12,8 @@ use crate::decide::{Call, Decision};
 use crate::diagnostics::Diagnostics;
 use crate::documents::Source;
 use crate::dynamic::DynamicBuckets;
+use crate::members::Members;
+use crate::quota::Memory;
 use crate::snapshot::{Equipment, Snapshot};
 use crate::time::{Nanos, Reading};
 pub use carry::{Held, Owner, Record, Restored, Spent};
@@ -23,6 +26,8 @@ pub struct PolicySettings {
     /// Key of the hash by which they are held; random, so that nobody can aim for one bucket. What
     /// they have spent is found again after a restart under the same key only.
     pub hash_key: [u8; 16],
+    /// Where quotas count.
+    pub memory: Arc<dyn Memory>,
 }
 
 /// The policy in force. Reading it is wait-free; [`apply`](Self::apply) calls take turns.
@@ -33,7 +38,13 @@ pub struct Policy {
     /// building it: whoever holds it sees every bucket where it is in force.
     handing_over: Mutex<()>,
     equip: OnceLock<Equip>,
+    memory: Arc<dyn Memory>,
+    /// The instant quotas were last rolled to, unix microseconds.
+    rolled_us: AtomicI64,
 }
+
+/// Quotas are rolled once in this time, in microseconds.
+const ROLL_US: i64 = 60_000_000;
 
 type Equip = Box<dyn Fn(&Snapshot) -> Equipment + Send + Sync>;
 
@@ -73,7 +84,7 @@ impl Summary {
 /// nothing. What resolves at one instant does so at any other.
 pub fn check(sources: &[Source], at_us: i64) -> Result<Snapshot, Diagnostics> {
     let dynamic = Arc::new(DynamicBuckets::new(0, [0; 16]));
-    catalogue::build(sources, at_us, None, &dynamic)
+    catalogue::build(sources, at_us, None, &dynamic, None)
 }
 
 impl Policy {
@@ -85,12 +96,16 @@ impl Policy {
         at_us: i64,
     ) -> Result<Policy, Diagnostics> {
         let dynamic = DynamicBuckets::new(settings.max_dynamic_keys, settings.hash_key);
-        let snapshot = catalogue::build(sources, at_us, None, &Arc::new(dynamic))?;
+        let memory = Arc::clone(&settings.memory);
+        let snapshot = catalogue::build(sources, at_us, None, &Arc::new(dynamic), Some(&*memory))?;
+        memory.retain(&|key| snapshot.quota(key).is_some());
         Ok(Policy {
             current: ArcSwap::from_pointee(snapshot),
             applying: Mutex::new(()),
             handing_over: Mutex::new(()),
             equip: OnceLock::new(),
+            memory,
+            rolled_us: AtomicI64::new(i64::MAX),
         })
     }
 
@@ -127,7 +142,8 @@ impl Policy {
     ) -> Result<Applied, Diagnostics> {
         let _turn = self.applying.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let before = self.current.load_full();
-        let next = catalogue::build(sources, now().unix_us, Some(&before), &before.dynamic)?;
+        let (at_us, memory) = (now().unix_us, Some(&*self.memory));
+        let next = catalogue::build(sources, at_us, Some(&before), &before.dynamic, memory)?;
         let applied = Applied { version: next.version, summary: Summary::of(&next) };
         if let Some(equip) = self.equip.get() {
             next.equipment.get_or_init(|| equip(&next));
@@ -155,9 +171,25 @@ impl Policy {
         }
     }
 
+    /// Notes that quotas are in the windows of this instant.
+    pub(crate) fn rolled_at(&self, unix_us: i64) {
+        self.rolled_us.store(unix_us, Ordering::Relaxed);
+    }
+
+    /// Whether an instant is not in the future, as far as is known: what is dated too early must not
+    /// make a window pass.
+    pub(crate) fn is_due(&self, unix_us: i64) -> bool {
+        unix_us <= self.rolled_us.load(Ordering::Relaxed).saturating_add(ROLL_US)
+    }
+
     /// Frees the buckets of clients and end users that are full again. Returns how many are left.
     pub fn sweep(&self, now: Nanos) -> usize {
         self.current.load().dynamic.sweep(now)
+    }
+
+    /// The members of distinct meters; the same for the life of the process.
+    pub fn members(&self) -> Arc<Members> {
+        Arc::clone(&self.current.load().members)
     }
 
     /// Client addresses and end users held one by one.

@@ -4,6 +4,7 @@
 //! by one look-up, a tenant holds the whole chain of its limits from its own up to its
 //! holding's and its plan's. Bucket state is shared with the snapshots before and after.
 
+mod guarantee;
 mod rights;
 mod routes;
 
@@ -12,17 +13,22 @@ use std::sync::{Arc, OnceLock};
 
 use hashbrown::HashTable;
 
+pub(crate) use guarantee::{GUARANTEE, Guarantee};
 pub use rights::{Activated, Addon, Change, Entitlements, Figures, GrantedBy};
 pub(crate) use rights::{Missing, Rights};
 pub use routes::{NoRoute, RouteIndex};
 pub(crate) use routes::{RouteTable, RouteTableBuilder};
 
 use crate::bucket::{Bucket, Terms};
+use crate::calendar::Calendar;
 use crate::documents::Each;
 use crate::dynamic::DynamicBuckets;
 use crate::gauge::Gauge;
 use crate::keys::{KeyId, Presented, SecretHash};
+use crate::members::Members;
+use crate::meters::{Meter, MeterId};
 use crate::price::Price;
+use crate::quota::Quota;
 use crate::time::Nanos;
 
 /// Where in the tree a limit stands. From the narrowest to the widest.
@@ -177,6 +183,13 @@ pub struct Route {
     pub upstream: u32,
     /// The meter it counts on.
     pub meter: Box<str>,
+    /// The same, in [`Snapshot::meters`].
+    pub meter_id: MeterId,
+    /// Further meters, each with a row for every request that has a value; at most
+    /// [`MAX_MEASURED`](crate::meters::MAX_MEASURED).
+    pub measured: Box<[MeterId]>,
+    /// Meters of distinct ones that requests of this route may have members of.
+    pub distinct: Box<[MeterId]>,
     /// Tokens and metered quantity of one request.
     pub cost: u32,
     /// The least API tier that may use it.
@@ -261,8 +274,19 @@ pub struct Tenant {
     /// End of the trial it is on, unix microseconds.
     pub(crate) trial_until_us: Option<i64>,
     pub(crate) chain: Box<[Slot]>,
+    /// Its days: a member has a row in each.
+    pub(crate) days: Arc<Calendar>,
+    /// Whether any of the chain is a guarantee.
+    pub(crate) guarantees: bool,
     /// Index of its `RateLimit-Policy` value, or [`COMPOSED`].
     pub(crate) policy_field: u32,
+}
+
+impl Tenant {
+    /// The id of its root.
+    pub fn root(&self) -> &str {
+        self.path.split_once('/').map_or(&*self.path, |(root, _)| root)
+    }
 }
 
 /// The policy field differs by request: it is put together for each.
@@ -285,9 +309,31 @@ pub(crate) const EVERYWHERE: u32 = u32::MAX;
 
 #[derive(Clone, Debug)]
 pub(crate) enum Control {
-    Bucket { bucket: Arc<Bucket>, terms: Terms },
-    Gauge { gauge: Arc<Gauge>, max: u32 },
-    Each { each: Each, limit: u64, terms: Terms },
+    Bucket {
+        bucket: Arc<Bucket>,
+        terms: Terms,
+    },
+    /// Stands right before the ceiling of its share. Boxed: most chains have none, and slots stay
+    /// small.
+    Guarantee(Box<Guarantee>),
+    Gauge {
+        gauge: Arc<Gauge>,
+        max: u32,
+    },
+    Each {
+        each: Each,
+        limit: u64,
+        terms: Terms,
+    },
+    Quota(Arc<Quota>),
+}
+
+/// Where a quota stands: a slot of the chain of its owner.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct QuotaPlace {
+    pub(crate) key: u128,
+    pub(crate) owner: u32,
+    pub(crate) slot: u8,
 }
 
 /// A limit's name: `requests` of level `team` is `team/requests`.
@@ -352,9 +398,16 @@ pub struct Snapshot {
     pub(crate) route_table: RouteTable,
     pub(crate) upstreams: Vec<Upstream>,
     pub(crate) scopes: Vec<BitSet>,
+    /// By id.
+    pub(crate) meters: Vec<Meter>,
+    /// Data in and data out.
+    pub(crate) volume: [MeterId; 2],
+    /// Every quota once, by key.
+    pub(crate) quotas: Vec<QuotaPlace>,
     pub(crate) labels: Vec<Label>,
     pub(crate) policy_fields: Vec<Box<str>>,
     pub(crate) dynamic: Arc<DynamicBuckets>,
+    pub(crate) members: Arc<Members>,
     /// Buckets that take over from ones with other terms; settled right after the swap.
     pub(crate) inherited: Vec<Arc<Bucket>>,
     pub(crate) equipment: OnceLock<Equipment>,
@@ -459,6 +512,11 @@ impl Snapshot {
         self.route_table.find(host, path, method)
     }
 
+    /// The members of distinct meters.
+    pub fn members(&self) -> &Members {
+        &self.members
+    }
+
     /// A tenant by its id.
     pub fn tenant(&self, id: &str) -> Option<&Tenant> {
         self.tenant_position(id).map(|index| &self.tenants[index as usize])
@@ -478,27 +536,34 @@ impl Snapshot {
     }
 
     /// The limits that hold a tenant, narrowest first, and their state. `None`: no such tenant.
+    ///
+    /// The guarantee of a share stands before it, under the share's name and `:guarantee`. Quotas
+    /// are shown by [`quotas_of`](Self::quotas_of).
     pub fn usage(&self, tenant: &str, now: Nanos) -> Option<Vec<LimitUsage>> {
         let tenant = self.tenant(tenant)?;
-        let usage = tenant.chain.iter().map(|slot| LimitUsage {
-            level: slot.level,
-            tenant: self.tenants[slot.owner as usize].id.to_string(),
-            name: self.labels[slot.label as usize].name.to_string(),
-            state: match &slot.control {
-                Control::Bucket { bucket, terms } => LimitState::Rate {
-                    interval_ns: terms.interval_ns,
-                    burst: terms.burst,
-                    remaining: bucket.remaining(*terms, now),
-                },
+        let rate = |bucket: &Bucket, terms: Terms| LimitState::Rate {
+            interval_ns: terms.interval_ns,
+            burst: terms.burst,
+            remaining: bucket.remaining(terms, now),
+        };
+        let limits = tenant.chain.iter().filter_map(|slot| {
+            let state = match &slot.control {
+                Control::Bucket { bucket, terms } => rate(bucket, *terms),
+                Control::Guarantee(guarantee) => rate(&guarantee.bucket, guarantee.terms),
                 Control::Gauge { gauge, max } => {
                     LimitState::Concurrent { max: *max, in_flight: gauge.count() }
                 }
                 Control::Each { terms, .. } => {
                     LimitState::Each { interval_ns: terms.interval_ns, burst: terms.burst }
                 }
-            },
+                Control::Quota(_) => return None,
+            };
+            let level = slot.level;
+            let tenant = self.tenants[slot.owner as usize].id.to_string();
+            let name = self.labels[slot.label as usize].name.to_string();
+            Some(LimitUsage { level, tenant, name, state })
         });
-        Some(usage.collect())
+        Some(limits.collect())
     }
 
     /// An app by its id.
@@ -519,6 +584,27 @@ impl Snapshot {
     /// The routes.
     pub fn routes(&self) -> &[Route] {
         &self.routes
+    }
+
+    /// Every meter there is, by id; [`MeterId`] is a place among them.
+    pub fn meters(&self) -> &[Meter] {
+        &self.meters
+    }
+
+    /// The meter of this number.
+    pub fn meter(&self, id: MeterId) -> &Meter {
+        &self.meters[id.0 as usize]
+    }
+
+    /// The number of the meter with this id. `None`: nothing defines it and no route counts on it.
+    pub fn meter_id(&self, id: &str) -> Option<MeterId> {
+        let found = self.meters.binary_search_by(|meter| (*meter.id).cmp(id));
+        found.ok().map(|index| MeterId(index as u32))
+    }
+
+    /// The meters of body bytes from clients and to them.
+    pub fn volume(&self) -> [MeterId; 2] {
+        self.volume
     }
 
     /// Ready-made `RateLimit-Policy` values; see

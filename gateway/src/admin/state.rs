@@ -8,6 +8,7 @@ use orbit_policy::Policy;
 
 use super::policy::status_json;
 use super::{Check, Readiness, Token};
+use crate::alerts::AlertsHandle;
 use crate::clock::Clock;
 use crate::reload::{Outcome, Reloads};
 use crate::storage::StorageHandle;
@@ -29,6 +30,8 @@ pub struct AdminState {
     pub reloads: Reloads,
     /// Where usage was shipped to.
     pub storage: StorageHandle,
+    /// What is told to whom.
+    pub alerts: AlertsHandle,
     /// The process's clock.
     pub clock: Arc<Clock>,
 }

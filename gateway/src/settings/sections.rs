@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
-use super::Cidr;
+use super::{Cidr, Webhook};
 
 /// `[server]`: where clients connect and what they may send.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -206,6 +206,20 @@ pub struct Audit {
     pub interval_s: u64,
 }
 
+/// `[alerts]`: what is told to whom.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Alerts {
+    /// More refusals of a tenant than this in each minute ...
+    pub refusals_per_minute: u64,
+    /// ... for so many minutes in a row are told.
+    pub refusals_minutes: u32,
+    /// Delay before the second attempt at a delivery, in milliseconds; later ones follow from it.
+    pub retry_base_ms: u64,
+    /// Who is told.
+    pub webhook: Vec<Webhook>,
+}
+
 /// `[log]`: the process's own log, on standard error.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -224,6 +238,17 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+impl Default for Alerts {
+    fn default() -> Alerts {
+        Alerts {
+            refusals_per_minute: 60,
+            refusals_minutes: 3,
+            retry_base_ms: 5_000,
+            webhook: Vec::new(),
+        }
+    }
 }
 
 impl Default for Server {

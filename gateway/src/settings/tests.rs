@@ -38,6 +38,7 @@ fn the_example_names_every_key() {
         "clickhouse",
         "ship",
         "audit",
+        "alerts",
         "log",
     ];
     let example = example();

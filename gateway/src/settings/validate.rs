@@ -22,13 +22,26 @@ pub(super) fn validate(settings: &Settings, mut report: impl FnMut(&str, String)
     bounds(settings, &mut report);
     listeners(settings, &mut report);
     combinations(settings, &mut report);
+    webhooks(settings, &mut report);
+}
+
+/// Each webhook by itself, and no id twice.
+fn webhooks(settings: &Settings, report: &mut impl FnMut(&str, String)) {
+    let mut seen = HashSet::new();
+    for (index, webhook) in settings.alerts.webhook.iter().enumerate() {
+        let at = format!("alerts.webhook[{index}]");
+        webhook.check(&mut |key, message| report(&format!("{at}.{key}"), message));
+        if !seen.insert(&webhook.id) {
+            report(&format!("{at}.id"), "another webhook has this id".to_owned());
+        }
+    }
 }
 
 /// Every number within its range.
 fn bounds(settings: &Settings, report: &mut impl FnMut(&str, String)) {
     let limits = &settings.server.limits;
     let journal = &settings.journal;
-    let checks: [(&str, u64, RangeInclusive<u64>); 21] = [
+    let checks: [(&str, u64, RangeInclusive<u64>); 24] = [
         ("server.threads", settings.server.threads as u64, 0..=1024),
         ("server.grace_period_s", settings.server.grace_period_s, 0..=3600),
         ("server.limits.max_header_bytes", limits.max_header_bytes as u64, 512..=MIB),
@@ -52,6 +65,9 @@ fn bounds(settings: &Settings, report: &mut impl FnMut(&str, String)) {
         ("ship.max_rows", settings.ship.max_rows as u64, 1..=1_000_000),
         ("ship.max_delay_ms", settings.ship.max_delay_ms, 10..=600_000),
         ("audit.interval_s", settings.audit.interval_s, 0..=86_400),
+        ("alerts.refusals_per_minute", settings.alerts.refusals_per_minute, 1..=1_000_000_000),
+        ("alerts.refusals_minutes", settings.alerts.refusals_minutes.into(), 1..=1_440),
+        ("alerts.retry_base_ms", settings.alerts.retry_base_ms, 10..=600_000),
     ];
     for (key, value, range) in checks {
         if !range.contains(&value) {

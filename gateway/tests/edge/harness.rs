@@ -23,6 +23,7 @@ use orbit_gateway::upstreams::Pools;
 use orbit_meter::event::{Flags, Kind, View};
 use orbit_meter::journal::{Journal, JournalSettings};
 use orbit_meter::refusals::Refusals;
+use orbit_policy::quota::InMemory;
 use orbit_policy::{ApiKey, Policy, PolicySettings, Source};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -193,7 +194,11 @@ impl Bench {
         let mut journal = JournalSettings::new(directory.path().join("journal"));
         journal.segment_bytes = 1 << 20;
         let journal = Journal::open(journal).unwrap();
-        let policy_settings = PolicySettings { max_dynamic_keys: 1_000, hash_key: [9; 16] };
+        let policy_settings = PolicySettings {
+            max_dynamic_keys: 1_000,
+            hash_key: [9; 16],
+            memory: InMemory::shared(),
+        };
         let policy = match Policy::new(&sources(text), &policy_settings, 0) {
             Ok(policy) => Arc::new(policy),
             Err(diagnostics) => panic!("{diagnostics}"),
@@ -205,6 +210,7 @@ impl Bench {
             policy: Arc::clone(&policy),
             journal: Arc::clone(&journal),
             refusals: Arc::new(Refusals::open(Arc::clone(&journal)).unwrap()),
+            refusal_counts: Arc::default(),
             pools: Arc::new(Pools::default()),
             clock: Arc::new(Clock::start()),
             metrics: Arc::new(metrics::Metrics::new()),

@@ -9,16 +9,17 @@ use std::time::Duration;
 use orbit_gateway::admin::Token;
 use orbit_gateway::clock::Clock;
 use orbit_gateway::ingest::{Bounds, IngestServer, IngestState};
-use orbit_meter::event::{EventId, Kind, View};
+use orbit_meter::event::{EventId, Flags, Kind, View};
 use orbit_meter::ingest::{IndexSettings, IngestIndex};
 use orbit_meter::journal::{Journal, JournalSettings};
+use orbit_policy::quota::InMemory;
 use orbit_policy::{Policy, PolicySettings, Reading, Source};
 use serde_json::{Value, json};
 
 pub(crate) const BATCH: &str = "application/cloudevents-batch+json";
 pub(crate) const SINGLE: &str = "application/cloudevents+json";
 
-const POLICY: &str = r#"
+pub(crate) const POLICY: &str = r#"
 [[plan]]
 id = "business"
 [[app]]
@@ -73,6 +74,7 @@ pub(crate) struct Row {
     pub(crate) meter: String,
     pub(crate) quantity_nano: i128,
     pub(crate) requests: u32,
+    pub(crate) flags: Flags,
 }
 
 /// Every ingested event in the journal.
@@ -94,6 +96,7 @@ pub(crate) fn rows(journal: &Journal) -> Vec<Row> {
                 meter: row.meter().to_owned(),
                 quantity_nano: row.quantity_nano(),
                 requests: row.requests(),
+                flags: row.flags(),
             });
         }
     }
@@ -131,7 +134,11 @@ impl Node {
             IndexSettings { min_slots: 256, ..IndexSettings::new(Duration::from_hours(24 * 36)) };
         let index = IngestIndex::open(&journal, &settings, clock.unix_us()).unwrap();
         let index = Arc::new(index);
-        let settings = PolicySettings { max_dynamic_keys: 1000, hash_key: [3; 16] };
+        let settings = PolicySettings {
+            max_dynamic_keys: 1000,
+            hash_key: [3; 16],
+            memory: InMemory::shared(),
+        };
         let policy = Arc::new(Policy::new(&[source(POLICY)], &settings, 0).unwrap());
         let token_file = directory.join("ingest.token");
         let state = IngestState {

@@ -19,6 +19,10 @@ pub(super) const DISK_EXAMPLES: &str = "\
 Examples:
   loadtest disk loadtest/scenarios/served.toml --orbit target/release/orbit --rate 2000
   loadtest disk loadtest/scenarios/served.toml --orbit target/release/orbit --on-full serve_unmetered";
+pub(super) const QUOTA_EXAMPLES: &str = "\
+Examples:
+  loadtest quota loadtest/scenarios/quota.toml --orbit target/release/orbit
+  loadtest quota loadtest/scenarios/quota.toml --orbit target/debug/orbit --rate 1000";
 pub(super) const POWER_EXAMPLES: &str = "\
 Examples:
   loadtest power loadtest/scenarios/chaos.toml --orbit target/release/orbit
@@ -103,6 +107,15 @@ pub(crate) enum OnFullChoice {
     Refuse,
     /// Served, and summed until there is room again.
     ServeUnmetered,
+}
+
+#[derive(Args)]
+pub(crate) struct QuotaArguments {
+    #[command(flatten)]
+    pub(crate) load: LoadArguments,
+    /// The share of the quota at which the gateway is killed.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.6)]
+    pub(crate) kill_at: f64,
 }
 
 #[derive(Args)]

@@ -9,6 +9,7 @@ use orbit_loadtest::attack::disk::{self as full_disk, OnFull};
 use orbit_loadtest::attack::kills::{self, KillPlan};
 use orbit_loadtest::attack::outage::{self, OutagePlan};
 use orbit_loadtest::attack::power::{self, PowerDisk};
+use orbit_loadtest::attack::quota::{self, QuotaPlan};
 use orbit_loadtest::load::share_rate;
 use orbit_loadtest::random::Random;
 use orbit_loadtest::scenario::{Rate, Scenario};
@@ -19,7 +20,7 @@ use super::stage::{Place, until_interrupted};
 use super::{Outcome, finish};
 use crate::arguments::{
     ChaosArguments, DiskArguments, KillsArguments, LoadArguments, OnFullChoice, OutageArguments,
-    PowerArguments,
+    PowerArguments, QuotaArguments,
 };
 
 const MIB: u64 = 1 << 20;
@@ -66,6 +67,25 @@ fn chaos_plan(arguments: &ChaosArguments) -> Plan {
         faults: every(5.0),
         fills: every(45.0),
     }
+}
+
+/// The tenant of the load tests' policy that has a monthly quota, and the quota.
+const QUOTA_TENANT: (&str, u64) = ("load-quota", 20_000);
+
+/// A quota is used up under a kill.
+pub(crate) fn quota(arguments: &QuotaArguments) -> Result<Outcome> {
+    let (scenario, per_s) = only_scenario(&arguments.load)?;
+    let (tenant, quota) = QUOTA_TENANT;
+    let in_flight = u64::from(scenario.workers());
+    let plan = QuotaPlan { quota, kill_at: arguments.kill_at, per_s, in_flight };
+    let (stage, quiet) = (&arguments.load.stage, arguments.load.stage.quiet);
+    let place = Place::of(stage)?;
+    let settings = place.settings(stage, 64 * MIB, 1024 * MIB)?;
+    let report = until_interrupted(async {
+        let mut stage = Stage::build(&settings).await?;
+        Ok(quota::run(&mut stage, &scenario, tenant, &plan, quiet).await?)
+    })?;
+    finish(&report, &report.findings, stage.json.as_deref())
 }
 
 /// ClickHouse is away for long.

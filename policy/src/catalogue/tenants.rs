@@ -10,11 +10,14 @@ use hashbrown::HashTable;
 use super::entitle::Entitler;
 use super::index::{Broken, Index, Interner};
 use super::limits::{Limits, Owner, Resolved};
-use super::timeline::{Calendar, Standing, Timelines};
+use super::quotas::{self, Civil, Quotas};
+use super::shares::{self, Above, Shares};
+use super::timeline::{Standing, Timelines};
+use crate::calendar::Period;
 use crate::decide::MAX_CHAIN;
 use crate::diagnostics::Findings;
-use crate::documents::{ChangeDoc, TenantDoc};
-use crate::snapshot::{COMPOSED, Change, EVERYWHERE, Level, Rights, Slot, Snapshot, Tenant};
+use crate::documents::{ChangeDoc, LimitKind, TenantDoc};
+use crate::snapshot::{COMPOSED, Change, EVERYWHERE, Label, Level, Rights, Slot, Snapshot, Tenant};
 
 /// Levels of tenants from a root to a leaf at most.
 const MAX_DEPTH: usize = 8;
@@ -27,15 +30,19 @@ pub(super) struct Tenants<'d> {
     /// The most limits each will have on its chain, on whichever plan it will be.
     pub(super) longest: Vec<usize>,
     pub(super) changes: Vec<Change>,
+    /// When tenants will come onto another plan.
+    pub(super) plan_changes_us: Vec<i64>,
 }
 
 /// `at_us` is the instant for which the tree is grown.
-pub(super) fn build<'d, 'i: 'd>(
+pub(super) fn build<'d, 'i: 'd, 'b>(
     docs: &'d [TenantDoc<'i>],
     changes: &'d [ChangeDoc<'i>],
     at_us: i64,
     plan_limits: &[Vec<Resolved>],
-    limits: &mut Limits<'_>,
+    limits: &mut Limits<'b>,
+    plan_quotas: &[Vec<quotas::Resolved<'d>>],
+    quotas: &mut Quotas<'b, 'd>,
     broken: &Broken<'_>,
     findings: &mut Findings,
 ) -> Tenants<'d> {
@@ -56,16 +63,25 @@ pub(super) fn build<'d, 'i: 'd>(
         entitler: Entitler::new(products, routes),
         plan_limits,
         limits,
+        plan_quotas,
+        quotas,
+        broken,
         findings,
         grown: (0..docs.len()).map(|_| None).collect(),
         policy_fields: Interner::new(),
+        shares: Shares::default(),
     };
     for index in order {
         grower.grow(index);
     }
-    let (policy_fields, changes) = (grower.policy_fields, grower.timelines.changes);
+    let Forest { grown, policy_fields, shares, changes, plan_changes_us } = grower.finish();
+    let name = |owner: u32, label| {
+        let limit = &limits.labels.get(label).full;
+        format!("`{limit}` of `{}`", docs[owner as usize].id.value)
+    };
+    shares.finish(&name, findings);
     // Where a tenant is missing there is a finding, and no snapshot is made of this.
-    let grown = grower.grown.into_iter().flatten();
+    let grown = grown.into_iter().flatten();
     let (tenants, longest): (Vec<Tenant>, _) =
         grown.map(|grown| (grown.tenant, grown.longest)).unzip();
     let hasher = FixedState::default();
@@ -74,7 +90,7 @@ pub(super) fn build<'d, 'i: 'd>(
         let rehash = |index: &u32| hasher.hash_one(&*tenants[*index as usize].id);
         table.insert_unique(hasher.hash_one(&*tenant.id), index, rehash);
     }
-    Tenants { tenants, table, ids, policy_fields, longest, changes }
+    Tenants { tenants, table, ids, policy_fields, longest, changes, plan_changes_us }
 }
 
 /// Parents before children. A cycle is one finding, at its first tenant, that spells it out.
@@ -121,7 +137,7 @@ struct Grown {
     /// The most slots any plan of its subscription has, now or later.
     most_plan_slots: usize,
     longest: usize,
-    calendar: Calendar,
+    civil: Civil,
 }
 
 struct Grower<'g, 'd, 'i, 'b> {
@@ -131,12 +147,31 @@ struct Grower<'g, 'd, 'i, 'b> {
     entitler: Entitler<'g>,
     plan_limits: &'g [Vec<Resolved>],
     limits: &'g mut Limits<'b>,
+    plan_quotas: &'g [Vec<quotas::Resolved<'d>>],
+    quotas: &'g mut Quotas<'b, 'd>,
+    broken: &'g Broken<'g>,
     findings: &'g mut Findings,
     grown: Vec<Option<Grown>>,
     policy_fields: Interner<Box<str>>,
+    shares: Shares,
+}
+
+/// What a grower leaves behind.
+struct Forest {
+    grown: Vec<Option<Grown>>,
+    policy_fields: Interner<Box<str>>,
+    shares: Shares,
+    changes: Vec<Change>,
+    plan_changes_us: Vec<i64>,
 }
 
 impl Grower<'_, '_, '_, '_> {
+    fn finish(self) -> Forest {
+        let Grower { grown, policy_fields, shares, timelines, .. } = self;
+        let (changes, plan_changes_us) = timelines.finish();
+        Forest { grown, policy_fields, shares, changes, plan_changes_us }
+    }
+
     fn grow(&mut self, index: u32) {
         let doc = &self.docs[index as usize];
         let parent = match self.parents[index as usize] {
@@ -170,9 +205,8 @@ impl Grower<'_, '_, '_, '_> {
             return None;
         }
         let level = self.level(doc, parent);
-        let above = parent.map(|parent| &parent.calendar);
-        let calendar = self.timelines.calendar(doc, above, self.findings);
-        let standing = self.timelines.resolve(index, doc, &calendar, self.findings)?;
+        let civil = self.civil(doc, parent);
+        let standing = self.timelines.resolve(index, doc, &civil, self.findings)?;
         if parent.is_none() && doc.plan.is_none() {
             if doc.clean {
                 let message = "a root of the tree needs a plan";
@@ -180,29 +214,14 @@ impl Grower<'_, '_, '_, '_> {
             }
             return None;
         }
-        let own_plan = standing.plan;
         let rights = self.rights(&standing, parent)?;
-        let plan = rights.plan;
-        let before = Before::of(id, self.limits.previous);
-        let resolved =
-            self.limits.resolve(&doc.limits, level, &format!("tenant.{id}"), self.findings);
-        let owner = Owner { tenant: index, known_as: id };
-        let mut chain = self.limits.slots(&resolved, owner, &before.own);
-        let plan_slots = if let (None, Some(parent)) = (own_plan, parent) {
-            chain.extend_from_slice(&parent.tenant.chain);
-            parent.plan_slots
-        } else {
-            if let Some(Grown { tenant, plan_slots, .. }) = parent {
-                chain.extend_from_slice(&tenant.chain[..tenant.chain.len() - plan_slots]);
-            }
-            let of_plan = &self.plan_limits[plan as usize];
-            chain.extend(self.limits.slots(of_plan, owner, &before.plan));
-            of_plan.len()
-        };
-        let ahead = standing.plans_ahead.iter().map(|plan| self.plan_limits[*plan as usize].len());
-        let inherited = parent.filter(|_| own_plan.is_none());
-        let later = ahead.chain(inherited.map(|parent| parent.most_plan_slots)).max();
-        let most_plan_slots = later.map_or(plan_slots, |later| later.max(plan_slots));
+        // With a plan of its own, the plan above is not this one's.
+        let subscribed = parent.filter(|_| standing.plan.is_none());
+        let (chain, plan_slots) =
+            self.chain(index, (level, rights.plan), &civil, parent, subscribed);
+        let ahead = standing.plans_ahead.iter().map(|plan| self.plan_slots(*plan));
+        let later = ahead.chain(subscribed.map(|above| above.most_plan_slots)).max();
+        let most_plan_slots = later.unwrap_or_default().max(plan_slots);
         let longest = chain.len() - plan_slots + most_plan_slots;
         if longest > MAX_CHAIN {
             let message = format!("{longest} limits on one chain, at most {MAX_CHAIN} fit");
@@ -215,6 +234,11 @@ impl Grower<'_, '_, '_, '_> {
         };
         let status = standing.status();
         let status = parent.map_or(status, |parent| status.max(parent.tenant.status));
+        let days = match parent {
+            Some(parent) if doc.zone.is_none() => Arc::clone(&parent.tenant.days),
+            _ => self.quotas.calendar(&civil, Period::Day),
+        };
+        let guarantees = chain.iter().any(Slot::is_guarantee);
         let tenant = Tenant {
             id: id.into(),
             path,
@@ -223,9 +247,107 @@ impl Grower<'_, '_, '_, '_> {
             rights,
             trial_until_us: standing.trial_until_us,
             chain: chain.into(),
+            days,
+            guarantees,
             policy_field,
         };
-        Some(Grown { tenant, depth, plan_slots, most_plan_slots, longest, calendar })
+        Some(Grown { tenant, depth, plan_slots, most_plan_slots, longest, civil })
+    }
+
+    /// Everything that a request of the tenant must pass, and how many slots at its end are the
+    /// plan's. `subscribed` is the parent where the plan comes from it.
+    fn chain(
+        &mut self,
+        index: u32,
+        (level, plan): (Level, u32),
+        civil: &Civil,
+        parent: Option<&Grown>,
+        subscribed: Option<&Grown>,
+    ) -> (Vec<Slot>, usize) {
+        let docs = self.docs;
+        let id = &*docs[index as usize].id.value;
+        let before = Before::of(id, self.limits.previous);
+        let tail = match (parent, subscribed) {
+            (None, _) => &[][..],
+            (Some(parent), Some(_)) => &parent.tenant.chain,
+            (Some(Grown { tenant, plan_slots, .. }), None) => {
+                &tenant.chain[..tenant.chain.len() - plan_slots]
+            }
+        };
+        let resolved = self.resolve(index, level, plan, tail);
+        let owner = Owner { tenant: index, known_as: id };
+        // Before its limits: what guarantees secure is counted from them to those above.
+        let mut chain = self.own_quotas(index, level, civil, &before.own);
+        chain.extend(self.limits.slots(&resolved, owner, &before.own));
+        let own = chain.len();
+        chain.extend_from_slice(tail);
+        if let Some(above) = subscribed {
+            return (chain, above.plan_slots);
+        }
+        shares::cut(&mut chain[own..]);
+        chain.extend(self.limits.slots(&self.plan_limits[plan as usize], owner, &before.plan));
+        let quotas = &self.plan_quotas[plan as usize];
+        let (before, limits) = (&before.plan, &mut *self.limits);
+        chain.extend(self.quotas.slots(quotas, owner, civil, before, limits, self.findings));
+        (chain, self.plan_slots(plan))
+    }
+
+    /// How many slots a plan has on the chain of whoever is on it.
+    fn plan_slots(&self, plan: u32) -> usize {
+        self.plan_limits[plan as usize].len() + self.plan_quotas[plan as usize].len()
+    }
+
+    fn civil(&mut self, doc: &TenantDoc<'_>, parent: Option<&Grown>) -> Civil {
+        let key = || format!("tenant.{}.zone", doc.id.value);
+        let above = parent.map(|parent| &parent.civil);
+        let since = doc.contract.since.as_ref().map(|since| since.value);
+        let days = (doc.billing_day, since);
+        self.quotas.civil(doc.zone.as_ref(), days, above, key, self.findings)
+    }
+
+    /// The slots of a tenant's own quotas.
+    fn own_quotas(
+        &mut self,
+        index: u32,
+        level: Level,
+        civil: &Civil,
+        before: &[&Slot],
+    ) -> Vec<Slot> {
+        let docs = self.docs;
+        let doc = &docs[index as usize];
+        let (at, labels) = (format!("tenant.{}", doc.id.value), &mut self.limits.labels);
+        let (quotas, limits) = (&doc.quotas, &doc.limits);
+        let resolved =
+            self.quotas.resolve(quotas, limits, level, &at, labels, self.broken, self.findings);
+        let owner = Owner { tenant: index, known_as: &doc.id.value };
+        self.quotas.slots(&resolved, owner, civil, before, self.limits, self.findings)
+    }
+
+    /// A tenant's own limits; its shares are of those in `tail`.
+    fn resolve(&mut self, index: u32, level: Level, plan: u32, tail: &[Slot]) -> Vec<Resolved> {
+        let (docs, of_plan) = (self.docs, &self.plan_limits[plan as usize]);
+        let doc = &docs[index as usize];
+        let written = |slot: &Slot, label: &Label| {
+            if slot.level == Level::Plan {
+                return of_plan.iter().find(|l| l.label() == slot.label).map(Resolved::written);
+            }
+            let limits = &docs[slot.owner as usize].limits;
+            limits.iter().find(|l| *l.name.value == *label.name).map(|l| l.written)
+        };
+        let parents = self.parents;
+        let mut above = std::iter::successors(parents[index as usize], |at| parents[*at as usize]);
+        let has_shares = doc.limits.iter().any(|limit| matches!(limit.kind, LimitKind::Share(_)));
+        let above = Above {
+            shares: &mut self.shares,
+            tenant: index,
+            slots: tail,
+            written: &|slot, label| {
+                written(slot, label).expect("a slot is made of a limit of its owner")
+            },
+            in_doubt: has_shares && above.any(|at| !docs[at as usize].clean),
+        };
+        let at = format!("tenant.{}", doc.id.value);
+        self.limits.resolve(&doc.limits, level, &at, Some(above), self.findings)
     }
 
     fn level(&mut self, doc: &TenantDoc<'_>, parent: Option<&Grown>) -> Level {
@@ -262,7 +384,7 @@ impl Grower<'_, '_, '_, '_> {
             return COMPOSED;
         }
         let mut text = String::new();
-        for slot in chain {
+        for slot in chain.iter().filter(|slot| !slot.is_guarantee()) {
             let joint = if text.is_empty() { "" } else { ", " };
             let name = &self.limits.labels.get(slot.label).full;
             let (quota, window_s) = slot.quota();

@@ -6,11 +6,11 @@
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
-use jiff::tz::TimeZone;
 
 use super::index::{Broken, Index};
 use super::products::Products;
-use crate::dates::{self, Zones};
+use super::quotas::Civil;
+use crate::dates;
 use crate::diagnostics::{Findings, Place};
 use crate::documents::{ChangeAt, ChangeDoc, Located, Overrides, TenantDoc, Text};
 use crate::snapshot::{Change, Status};
@@ -31,14 +31,6 @@ pub(super) struct Standing {
     pub(super) trial_until_us: Option<i64>,
 }
 
-/// The calendar of a tenant.
-#[derive(Clone)]
-pub(super) struct Calendar {
-    pub(super) zone: TimeZone,
-    /// The day on which a billing period begins, 1 to 31.
-    pub(super) billing_day: u8,
-}
-
 /// One step on the way from a tenant's table to now.
 struct Step {
     at_us: i64,
@@ -57,10 +49,10 @@ pub(super) struct Timelines<'t> {
     at_us: i64,
     products: &'t Products<'t>,
     broken: &'t Broken<'t>,
-    zones: Zones,
     changes_of: HashMap<u32, Vec<&'t ChangeDoc<'t>>, FixedState>,
     /// Of all tenants so far.
-    pub(super) changes: Vec<Change>,
+    changes: Vec<Change>,
+    plan_changes_us: Vec<i64>,
 }
 
 impl<'t> Timelines<'t> {
@@ -79,31 +71,13 @@ impl<'t> Timelines<'t> {
                 changes_of.entry(tenant).or_default().push(doc);
             }
         }
-        let zones = Zones::new();
-        Timelines { at_us, products, broken, zones, changes_of, changes: Vec::new() }
+        let (changes, plan_changes_us) = (Vec::new(), Vec::new());
+        Timelines { at_us, products, broken, changes_of, changes, plan_changes_us }
     }
 
-    /// The calendar of a tenant: its own keys before those of the tenant above.
-    pub(super) fn calendar(
-        &self,
-        doc: &TenantDoc<'_>,
-        above: Option<&Calendar>,
-        findings: &mut Findings,
-    ) -> Calendar {
-        let contract = &doc.contract;
-        let own = contract.zone.as_ref().and_then(|name| {
-            let found = self.zones.find(&name.value);
-            if found.is_none() {
-                let message = "is not a time zone of IANA such as America/Sao_Paulo";
-                findings.add(name.place, format!("tenant.{}.zone", doc.id.value), message);
-            }
-            found
-        });
-        let zone = own.or_else(|| above.map(|above| above.zone.clone())).unwrap_or(TimeZone::UTC);
-        let of_since = || contract.since.as_ref().map(|since| since.value.day_of_month(&zone));
-        let billing_day = contract.billing_day.or_else(of_since);
-        let billing_day = billing_day.or(above.map(|above| above.billing_day)).unwrap_or(1);
-        Calendar { zone, billing_day }
+    /// The changes of all tenants, and the instants at which some will come onto another plan.
+    pub(super) fn finish(self) -> (Vec<Change>, Vec<i64>) {
+        (self.changes, self.plan_changes_us)
     }
 
     /// What is the tenant's own now. `None`: its plan is not there, which is a finding.
@@ -111,14 +85,14 @@ impl<'t> Timelines<'t> {
         &mut self,
         index: u32,
         doc: &TenantDoc<'_>,
-        calendar: &Calendar,
+        civil: &Civil,
         findings: &mut Findings,
     ) -> Option<Standing> {
         let key = |field: &str| format!("tenant.{}.{field}", doc.id.value);
         let contract = &doc.contract;
-        let since_us = contract.since.as_ref().map(|since| since.value.at_us(&calendar.zone));
+        let since_us = contract.since.as_ref().map(|since| since.value.at_us(&civil.zone));
         let plan = match &doc.plan {
-            Some(plan) => Some(self.plan(plan, since_us, calendar, || key("plan"), findings)?),
+            Some(plan) => Some(self.plan(plan, since_us, civil, || key("plan"), findings)?),
             None => None,
         };
         let mut standing = Standing {
@@ -136,10 +110,10 @@ impl<'t> Timelines<'t> {
             return Some(standing);
         }
         let mut steps: Vec<Step> =
-            changes.iter().map(|change| self.step(change, doc, calendar, findings)).collect();
+            changes.iter().map(|change| self.step(change, doc, civil, findings)).collect();
         steps.sort_by_key(|step| step.at_us);
         check(&steps, since_us, &doc.id.value, findings);
-        self.add_trial(&mut steps, doc, calendar, &mut standing, findings);
+        self.add_trial(&mut steps, doc, civil, &mut standing, findings);
         for step in steps {
             self.take(step, &doc.id.value, &mut standing);
         }
@@ -150,11 +124,11 @@ impl<'t> Timelines<'t> {
         &self,
         plan: &Located<Text<'_>>,
         came_us: Option<i64>,
-        calendar: &Calendar,
+        civil: &Civil,
         key: impl Fn() -> String,
         findings: &mut Findings,
     ) -> Option<u32> {
-        self.products.plan_ids.choose(plan, came_us, &calendar.zone, key, self.broken, findings)
+        self.products.plan_ids.choose(plan, came_us, &civil.zone, key, self.broken, findings)
     }
 
     fn addons(
@@ -181,11 +155,11 @@ impl<'t> Timelines<'t> {
         &self,
         change: &ChangeDoc<'_>,
         doc: &TenantDoc<'_>,
-        calendar: &Calendar,
+        civil: &Civil,
         findings: &mut Findings,
     ) -> Step {
         let key = |field: &str| format!("change.{}.{field}", doc.id.value);
-        let Calendar { zone, billing_day } = calendar;
+        let Civil { zone, billing_day } = civil;
         let at_us = match change.at {
             ChangeAt::At(at) => at.at_us(zone),
             ChangeAt::PeriodEndOf(requested) => {
@@ -195,7 +169,7 @@ impl<'t> Timelines<'t> {
         let plan = change
             .plan
             .as_ref()
-            .and_then(|plan| self.plan(plan, Some(at_us), calendar, || key("plan"), findings));
+            .and_then(|plan| self.plan(plan, Some(at_us), civil, || key("plan"), findings));
         let addons = change.addons.as_ref();
         let apps = change.apps.as_ref();
         let mut what: Vec<String> = plan.iter().map(|plan| self.plan_name(*plan)).collect();
@@ -222,19 +196,19 @@ impl<'t> Timelines<'t> {
         &self,
         steps: &mut Vec<Step>,
         doc: &TenantDoc<'_>,
-        calendar: &Calendar,
+        civil: &Civil,
         standing: &mut Standing,
         findings: &mut Findings,
     ) {
         let Some(trial) = &doc.contract.trial else { return };
         let key = |field: &str| format!("tenant.{}.trial.{field}", doc.id.value);
-        let until_us = trial.until.value.at_us(&calendar.zone);
+        let until_us = trial.until.value.at_us(&civil.zone);
         let plan = trial
             .then
             .as_ref()
-            .and_then(|plan| self.plan(plan, Some(until_us), calendar, || key("then"), findings));
+            .and_then(|plan| self.plan(plan, Some(until_us), civil, || key("then"), findings));
         if let Some(since) = &doc.contract.since
-            && since.value.at_us(&calendar.zone) >= until_us
+            && since.value.at_us(&civil.zone) >= until_us
         {
             findings.add(trial.until.place, key("until"), "the trial ends before `since`");
         }
@@ -277,6 +251,7 @@ impl<'t> Timelines<'t> {
         self.changes.push(Change { at_us, tenant, what });
         if at_us > self.at_us {
             standing.plans_ahead.extend(plan);
+            self.plan_changes_us.extend(plan.map(|_| at_us));
             return;
         }
         if is_trial {

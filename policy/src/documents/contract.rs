@@ -1,4 +1,4 @@
-//! What a tenant agreed to: since when, in which calendar, on what terms, and what changes when.
+//! What a tenant agreed to: since when, on what terms, and what changes when.
 
 use super::fields::{Fields, Located, Text};
 use super::kinds::{MAX_COUNT, STATUSES, TIERS};
@@ -12,9 +12,6 @@ use crate::snapshot::{ApiTier, Status};
 pub(crate) struct ContractDoc<'i> {
     /// When it came onto its plan.
     pub(crate) since: Option<Located<When>>,
-    /// An IANA zone.
-    pub(crate) zone: Option<Located<Text<'i>>>,
-    pub(crate) billing_day: Option<u8>,
     /// Activated apps, in order. `None`: those of the plan, or of the tenant above.
     pub(crate) apps: Option<Vec<Located<Text<'i>>>>,
     pub(crate) overrides: Overrides,
@@ -67,8 +64,6 @@ impl<'i> ContractDoc<'i> {
     pub(crate) fn read(fields: &mut Fields<'_, 'i, '_>) -> Self {
         ContractDoc {
             since: when(fields, "since"),
-            zone: fields.text("zone"),
-            billing_day: fields.integer("billing_day", 1, 31).map(|day| day.value as u8),
             apps: fields.texts("apps"),
             overrides: fields.table("overrides", Overrides::read).unwrap_or_default(),
             trial: fields.table("trial", TrialDoc::read),

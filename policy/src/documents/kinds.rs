@@ -1,8 +1,9 @@
-//! The kinds of tables, field by field, with their units and bounds.
+//! Most kinds of tables, field by field, with their units and bounds.
 
 use super::contract::{ContractDoc, price, when};
 use super::fields::{Fields, Located, Text};
 use super::limit::LimitDoc;
+use super::quota::{QuotaDoc, quotas};
 use crate::dates::When;
 use crate::diagnostics::Place;
 use crate::price::Price;
@@ -26,6 +27,7 @@ pub(crate) struct PlanDoc<'i> {
     pub(crate) features: Vec<Located<Text<'i>>>,
     pub(crate) price: Option<Price>,
     pub(crate) limits: Vec<LimitDoc<'i>>,
+    pub(crate) quotas: Vec<QuotaDoc<'i>>,
 }
 
 pub(super) const MAX_COUNT: u64 = 1 << 40;
@@ -59,6 +61,7 @@ impl<'i> PlanDoc<'i> {
         let features = fields.texts("features").unwrap_or_default();
         let price = price(&mut fields);
         let limits = limits(&mut fields);
+        let quotas = quotas(&mut fields);
         fields.finish();
         let id = id?;
         Some(PlanDoc {
@@ -75,6 +78,7 @@ impl<'i> PlanDoc<'i> {
             features,
             price,
             limits,
+            quotas,
         })
     }
 }
@@ -125,7 +129,7 @@ impl<'i> AppDoc<'i> {
 }
 
 /// RFC 9110 section 5.6.2.
-fn is_token(text: &str) -> bool {
+pub(super) fn is_token(text: &str) -> bool {
     let extra = b"!#$%&'*+-.^_`|~";
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || extra.contains(&b))
 }
@@ -138,7 +142,7 @@ pub(crate) struct RouteDoc<'i> {
     pub(crate) path: Located<Text<'i>>,
     pub(crate) methods: Option<Vec<Located<Text<'i>>>>,
     pub(crate) upstream: Located<Text<'i>>,
-    pub(crate) meter: Option<Text<'i>>,
+    pub(crate) meter: Option<Located<Text<'i>>>,
     pub(crate) cost: u32,
     /// The least API tier that may use it.
     pub(crate) tier: ApiTier,
@@ -156,7 +160,7 @@ impl<'i> RouteDoc<'i> {
         let path = fields.text("path");
         let methods = fields.texts("methods");
         let upstream = fields.required_text("upstream");
-        let meter = fields.text("meter").map(|meter| meter.value);
+        let meter = fields.text("meter");
         let cost = fields.integer("cost", 0, 1_000_000).map_or(1, |cost| cost.value as u32);
         let tier = fields.word("tier", TIERS).map_or(ApiTier::Basic, |tier| tier.value);
         let feature = fields.text("feature");
@@ -293,8 +297,12 @@ pub(crate) struct TenantDoc<'i> {
     pub(crate) plan: Option<Located<Text<'i>>>,
     pub(crate) addons: Vec<Located<Text<'i>>>,
     pub(crate) status: Option<Status>,
+    /// An IANA zone.
+    pub(crate) zone: Option<Located<Text<'i>>>,
+    pub(crate) billing_day: Option<u8>,
     pub(crate) contract: ContractDoc<'i>,
     pub(crate) limits: Vec<LimitDoc<'i>>,
+    pub(crate) quotas: Vec<QuotaDoc<'i>>,
     /// As in [`RouteDoc`].
     pub(crate) clean: bool,
 }
@@ -319,11 +327,27 @@ impl<'i> TenantDoc<'i> {
         let plan = fields.text("plan");
         let addons = fields.texts("addons").unwrap_or_default();
         let status = fields.word("status", STATUSES).map(|status| status.value);
+        let zone = fields.text("zone");
+        let billing_day = fields.integer("billing_day", 1, 31).map(|day| day.value as u8);
         let contract = ContractDoc::read(&mut fields);
         let limits = limits(&mut fields);
+        let quotas = quotas(&mut fields);
         let clean = fields.finish();
         let id = id?;
-        Some(TenantDoc { id, parent, level, plan, addons, status, contract, limits, clean })
+        Some(TenantDoc {
+            id,
+            parent,
+            level,
+            plan,
+            addons,
+            status,
+            zone,
+            billing_day,
+            contract,
+            limits,
+            quotas,
+            clean,
+        })
     }
 }
 

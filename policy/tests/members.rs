@@ -1,0 +1,195 @@
+//! Quotas of distinct meters through whole decisions: against hash sets, over levels and months,
+//! with refusals elsewhere on the chain (**P1**, **P2**), and under sixteen threads.
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Mutex;
+
+use orbit_policy::members::member_id;
+use orbit_policy::{ApiKey, Call, Decision, Nanos, Policy, PolicySettings, Reason, Source};
+use proptest::prelude::*;
+
+const MONTH_US: i64 = 31 * 86_400 * 1_000_000;
+/// Seven levels: three teams of two departments, and the holding with its plan.
+const LEVELS: [(&str, Option<usize>); 6] = [
+    ("holding", None),
+    ("dept-a", Some(0)),
+    ("dept-b", Some(0)),
+    ("team-a", Some(1)),
+    ("team-b", Some(1)),
+    ("team-c", Some(2)),
+];
+const TEAMS: std::ops::Range<usize> = 3..6;
+
+fn settings() -> PolicySettings {
+    let memory = std::sync::Arc::new(orbit_policy::quota::InMemory::default());
+    PolicySettings { max_dynamic_keys: 100, hash_key: [3; 16], memory }
+}
+
+/// `caps` of the plan and of each level; `limit` is one more limit, at the holding.
+fn policy(caps: &[Option<u64>; 7], limit: &str) -> (Policy, Vec<ApiKey>) {
+    let quota = |cap: Option<u64>| {
+        let users = |cap| {
+            format!(
+                "quotas = [{{ name = \"users\", meter = \"active_users\", limit = {cap}, per = \"month\" }}]"
+            )
+        };
+        cap.map(users).unwrap_or_default()
+    };
+    let mut text = format!(
+        "[[plan]]\nid = \"p\"\napps = [\"crm\"]\n{}\n\
+         [[app]]\nid = \"crm\"\nend_user_header = \"x-user\"\n\
+         [[upstream]]\nid = \"u\"\npeers = [{{ address = \"127.0.0.1:1\" }}]\n\
+         [[route]]\nid = \"r\"\napp = \"crm\"\nupstream = \"u\"\n",
+        quota(caps[6])
+    );
+    let mut keys = Vec::new();
+    for (index, (id, parent)) in LEVELS.iter().enumerate() {
+        let above = match parent {
+            None => format!("plan = \"p\"\nlimits = [{limit}]"),
+            Some(parent) => format!("parent = \"{}\"", LEVELS[*parent].0),
+        };
+        text.push_str(&format!("[[tenant]]\nid = \"{id}\"\n{above}\n{}\n", quota(caps[index])));
+        if TEAMS.contains(&index) {
+            let key = ApiKey::generate("test").expect("a key");
+            text.push_str(&format!(
+                "[[key]]\nid = \"{}\"\ntenant = \"{id}\"\nhash = \"{}\"\n",
+                key.id, key.hash
+            ));
+            keys.push(key);
+        }
+    }
+    let sources = [Source { file: "t.toml".into(), text }];
+    let policy = Policy::new(&sources, &settings(), 0).unwrap_or_else(|error| panic!("{error}"));
+    (policy, keys)
+}
+
+fn decide(policy: &Policy, key: &ApiKey, user: &str, now_us: i64) -> Decision {
+    policy.decide(&Call {
+        key: Some(key.reveal().as_bytes()),
+        host: "x",
+        path: "/",
+        method: "GET",
+        client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        header: &|name| (name == "x-user" && !user.is_empty()).then_some(user.as_bytes()),
+        now: Nanos(now_us.cast_unsigned() * 1_000),
+        unix_us: now_us,
+    })
+}
+
+/// What every quota says it has, by tenant and level.
+fn used(policy: &Policy, now_us: i64) -> BTreeMap<(String, bool), u64> {
+    let mut used = BTreeMap::new();
+    policy.each_quota(now_us, &mut |view| {
+        assert!(!view.estimated);
+        let of_plan = view.level == orbit_policy::snapshot::Level::Plan;
+        used.insert((view.tenant.to_owned(), of_plan), view.used);
+    });
+    used
+}
+
+/// The levels of a team, itself first, the plan (6) last.
+fn chain(team: usize) -> Vec<usize> {
+    let mut chain = vec![team];
+    while let Some(above) = LEVELS[chain[chain.len() - 1]].1 {
+        chain.push(above);
+    }
+    chain.push(6);
+    chain
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+
+    #[test]
+    fn p1_p2_quotas_of_users_answer_as_hash_sets_do(
+        caps in prop::array::uniform7(prop::option::of(0_u64..12)),
+        steps in prop::collection::vec((0_usize..3, 0_u32..20, 0_u8..100), 1..300),
+    ) {
+        // A limit that refuses now and then, whatever the quotas say.
+        let limit = "{ name = \"requests\", rate = 1, per = \"second\", burst = 3 }";
+        let (policy, keys) = policy(&caps, limit);
+        let mut model: Vec<HashSet<u32>> = vec![HashSet::new(); 7];
+        let mut now_us = 5 * MONTH_US;
+        for (team, user, pass) in steps {
+            now_us += i64::from(pass) * 10_000;
+            if pass == 99 {
+                now_us += MONTH_US;
+                model.iter_mut().for_each(HashSet::clear);
+            }
+            let levels = chain(TEAMS.start + team);
+            let fits = levels.iter().all(|level| {
+                let known = model[*level].contains(&user);
+                known || caps[*level].is_none_or(|cap| (model[*level].len() as u64) < cap)
+            });
+            // User 0 is nobody.
+            let name = if user == 0 { String::new() } else { format!("user-{user}") };
+            match decide(&policy, &keys[team], &name, now_us) {
+                Decision::Admit(admission) => {
+                    prop_assert!(user == 0 || fits);
+                    let members: Vec<_> = admission.permit.members().collect();
+                    prop_assert_eq!(members.len(), usize::from(user != 0));
+                    for member in members {
+                        let is_new = levels.iter().any(|level| {
+                            caps[*level].is_some() && !model[*level].contains(&user)
+                        });
+                        prop_assert_eq!(member.is_new, is_new, "a row for every new member");
+                        let id = member_id("active_users", "holding", name.as_bytes());
+                        prop_assert_eq!(member.id, id);
+                        levels.iter().for_each(|level| _ = model[*level].insert(user));
+                    }
+                }
+                Decision::Deny(denial) => match denial.reason {
+                    Reason::QuotaExhausted(exhausted) => {
+                        prop_assert!(user != 0 && !fits);
+                        prop_assert!(exhausted.resets_us > now_us);
+                        prop_assert_eq!(exhausted.used, exhausted.limit, "full to the unit");
+                    }
+                    Reason::Limited(_) => {}
+                    reason => prop_assert!(false, "{:?}", reason),
+                },
+            }
+            let used = used(&policy, now_us);
+            for (level, cap) in caps.iter().enumerate().filter(|(_, cap)| cap.is_some()) {
+                let at = LEVELS.get(level).map_or(("holding", true), |(id, _)| (*id, false));
+                let seen = used[&(at.0.to_owned(), at.1)];
+                prop_assert_eq!(seen, model[level].len() as u64, "{:?} {:?}", at, cap);
+            }
+        }
+    }
+}
+
+#[test]
+fn p1_sixteen_threads_meet_the_plans_figure_to_the_unit_and_nobody_known_is_refused() {
+    let caps = [None, Some(80), Some(80), None, None, None, Some(100)];
+    let (policy, keys) = policy(&caps, "");
+    let (admitted, refused) = (Mutex::new(HashSet::new()), Mutex::new(HashSet::new()));
+    std::thread::scope(|scope| {
+        for thread in 0..16_usize {
+            let (policy, keys) = (&policy, &keys);
+            let (admitted, refused) = (&admitted, &refused);
+            scope.spawn(move || {
+                for turn in 0..3_000_usize {
+                    // A user is always of the same department, by one of its teams.
+                    let user = (turn * 11 + thread * 37) % 300;
+                    let team = if user % 2 == 0 { turn % 2 } else { 2 };
+                    let name = format!("user-{user}");
+                    let list = match decide(policy, &keys[team], &name, 5 * MONTH_US) {
+                        Decision::Admit(_) => admitted,
+                        Decision::Deny(_) => refused,
+                    };
+                    list.lock().expect("no panic").insert(user);
+                }
+            });
+        }
+    });
+    let (admitted, refused) =
+        (admitted.into_inner().expect("no panic"), refused.into_inner().expect("no panic"));
+    assert_eq!(admitted.len(), 100, "P1: exactly the plan's users");
+    assert!(admitted.is_disjoint(&refused), "nobody who has a place was ever refused");
+    assert_eq!(admitted.len() + refused.len(), 300);
+    let used = used(&policy, 5 * MONTH_US);
+    let of_a = admitted.iter().filter(|user| *user % 2 == 0).count() as u64;
+    assert_eq!(used[&("dept-a".to_owned(), false)], of_a, "P2: refused ones are counted nowhere");
+    assert_eq!(used[&("dept-b".to_owned(), false)], 100 - of_a);
+}
