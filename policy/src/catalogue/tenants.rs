@@ -10,7 +10,7 @@ use hashbrown::{HashMap, HashTable};
 use super::index::{Broken, Index, Interner};
 use super::limits::{Limits, Owner, Resolved};
 use super::products::Products;
-use super::quotas::{self, Civil, Quotas};
+use super::quotas::{Civil, Quotas};
 use super::shares::{self, Above, Shares};
 use crate::decide::MAX_CHAIN;
 use crate::diagnostics::Findings;
@@ -32,7 +32,6 @@ pub(super) fn build<'d, 'i: 'd, 'b>(
     products: &Products<'_>,
     plan_limits: &[Vec<Resolved>],
     limits: &mut Limits<'b>,
-    plan_quotas: &[Vec<quotas::Resolved<'d>>],
     quotas: &mut Quotas<'b, 'd>,
     broken: &Broken<'_>,
     findings: &mut Findings,
@@ -52,7 +51,6 @@ pub(super) fn build<'d, 'i: 'd, 'b>(
         products,
         plan_limits,
         limits,
-        plan_quotas,
         quotas,
         broken,
         findings,
@@ -132,7 +130,6 @@ struct Grower<'g, 'd, 'i, 'b> {
     products: &'g Products<'g>,
     plan_limits: &'g [Vec<Resolved>],
     limits: &'g mut Limits<'b>,
-    plan_quotas: &'g [Vec<quotas::Resolved<'d>>],
     quotas: &'g mut Quotas<'b, 'd>,
     broken: &'g Broken<'g>,
     findings: &'g mut Findings,
@@ -215,9 +212,10 @@ impl Grower<'_, '_, '_, '_> {
                 shares::cut(&mut chain[own..]);
                 let of_plan = &self.plan_limits[plan as usize];
                 chain.extend(self.limits.slots(of_plan, owner, &before.plan));
-                let quotas = &self.plan_quotas[plan as usize];
+                let quotas = self.quotas.of_plan(plan);
                 let (before, limits) = (&before.plan, &mut *self.limits);
-                let slots = self.quotas.slots(quotas, owner, &civil, before, limits, self.findings);
+                let slots =
+                    self.quotas.slots(&quotas, owner, &civil, before, limits, self.findings);
                 chain.extend(slots);
                 of_plan.len() + quotas.len()
             }

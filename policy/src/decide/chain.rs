@@ -157,8 +157,11 @@ impl<'c, 'a> Chain<'c, 'a> {
                 Step::Full => refusals.add(index, 0, None, true),
                 Step::UsedUp(exhausted) => refusals.add_quota(index, &exhausted, self.call),
                 Step::Sealed => return Some(Walk::Stale),
-                Step::Granted { .. } | Step::Entered | Step::Exempt => {}
-                Step::Billed | Step::Throttled { .. } => {}
+                Step::Granted { .. }
+                | Step::Entered
+                | Step::Exempt
+                | Step::Billed
+                | Step::Throttled { .. } => {}
             }
         }
         refusals.finish().map(Walk::Refused)
