@@ -8,6 +8,7 @@ mod hostile;
 mod http2;
 mod lasting;
 mod limits;
+mod meters;
 mod protocols;
 mod quotas;
 mod records;
