@@ -66,7 +66,7 @@ pub fn example(tenant: &str) -> (Policy, ApiKey) {
     for entry in std::fs::read_dir(directory).expect("a directory of documents") {
         let path = entry.expect("an entry").path();
         let text = std::fs::read_to_string(&path).expect("a readable document");
-        sources.push(Source { file: path.display().to_string().into(), text });
+        sources.push(Source { file: path.display().to_string(), text });
     }
     let key = ApiKey::generate("bench").expect("randomness");
     let (id, hash) = (&key.id, &key.hash);
