@@ -43,6 +43,8 @@ pub(super) struct Quotas<'m, 'b> {
     calendars: HashMap<(Box<str>, Period, u8), Arc<Calendar>, FixedState>,
     /// By tenant, in the order of the documents; what is left at the end is for no quota.
     grants: HashMap<&'b str, Vec<&'b GrantDoc<'b>>, FixedState>,
+    /// The quotas of each plan.
+    plans: Vec<Vec<Resolved<'b>>>,
 }
 
 impl Default for Civil {
@@ -67,6 +69,7 @@ impl<'m, 'b> Quotas<'m, 'b> {
             zones: TimeZoneDatabase::bundled(),
             calendars: HashMap::default(),
             grants: by_tenant,
+            plans: Vec::new(),
         }
     }
 
@@ -82,15 +85,14 @@ impl<'m, 'b> Quotas<'m, 'b> {
     ) -> Civil {
         let mut civil = above.cloned().unwrap_or_default();
         if let Some(name) = zone {
-            match self.zones.get(&name.value) {
-                Ok(zone) => civil.zone = zone,
-                Err(_) => {
-                    let message = format!(
-                        "there is no time zone `{}`; a zone is a name such as America/Sao_Paulo",
-                        name.value
-                    );
-                    findings.add(name.place, key(), message);
-                }
+            if let Ok(zone) = self.zones.get(&name.value) {
+                civil.zone = zone;
+            } else {
+                let message = format!(
+                    "there is no time zone `{}`; a zone is a name such as America/Sao_Paulo",
+                    name.value
+                );
+                findings.add(name.place, key(), message);
             }
         }
         let of_since = || since.map(|since| since.day_of_month(&civil.zone));
@@ -98,20 +100,36 @@ impl<'m, 'b> Quotas<'m, 'b> {
         civil
     }
 
-    /// The quotas of every plan.
-    pub(super) fn of_plans(
-        &self,
+    /// Resolves the quotas of every plan.
+    pub(super) fn read_plans(
+        &mut self,
         plans: &'b [PlanDoc<'b>],
         labels: &mut Interner<Label>,
         broken: &Broken<'_>,
         findings: &mut Findings,
-    ) -> Vec<Vec<Resolved<'b>>> {
+    ) {
         let resolve = |plan: &'b PlanDoc<'b>| {
             let at = format!("plan.{}", plan.id.value);
             let level = Level::Plan;
             self.resolve(&plan.quotas, &plan.limits, level, &at, labels, broken, findings)
         };
-        plans.iter().map(resolve).collect()
+        self.plans = plans.iter().map(resolve).collect();
+    }
+
+    /// The quotas of a plan, by its place among the plans.
+    pub(super) fn of_plan(&self, plan: u32) -> Vec<Resolved<'b>> {
+        let mut quotas = self.plans[plan as usize].clone();
+        quotas.extend(self.of_figures(plan));
+        quotas
+    }
+
+    /// Quotas that the figures of a plan, or what stands in their place at a tenant, come to.
+    ///
+    /// `users` and `storage_gb` belong here, on the meters `active_users` and `storage`, once those
+    /// are counted; until then there are none.
+    #[expect(clippy::unused_self, reason = "the figures are those of the plans here")]
+    fn of_figures(&self, _plan: u32) -> Vec<Resolved<'b>> {
+        Vec::new()
     }
 
     /// Resolves meters; a name that is there twice, also among the limits, is a finding.

@@ -10,7 +10,7 @@ use hashbrown::HashTable;
 use super::entitle::Entitler;
 use super::index::{Broken, Index, Interner};
 use super::limits::{Limits, Owner, Resolved};
-use super::quotas::{self, Civil, Quotas};
+use super::quotas::{Civil, Quotas};
 use super::shares::{self, Above, Shares};
 use super::timeline::{Standing, Timelines};
 use crate::calendar::Period;
@@ -41,7 +41,6 @@ pub(super) fn build<'d, 'i: 'd, 'b>(
     at_us: i64,
     plan_limits: &[Vec<Resolved>],
     limits: &mut Limits<'b>,
-    plan_quotas: &[Vec<quotas::Resolved<'d>>],
     quotas: &mut Quotas<'b, 'd>,
     broken: &Broken<'_>,
     findings: &mut Findings,
@@ -63,7 +62,6 @@ pub(super) fn build<'d, 'i: 'd, 'b>(
         entitler: Entitler::new(products, routes),
         plan_limits,
         limits,
-        plan_quotas,
         quotas,
         broken,
         findings,
@@ -147,7 +145,6 @@ struct Grower<'g, 'd, 'i, 'b> {
     entitler: Entitler<'g>,
     plan_limits: &'g [Vec<Resolved>],
     limits: &'g mut Limits<'b>,
-    plan_quotas: &'g [Vec<quotas::Resolved<'d>>],
     quotas: &'g mut Quotas<'b, 'd>,
     broken: &'g Broken<'g>,
     findings: &'g mut Findings,
@@ -286,15 +283,15 @@ impl Grower<'_, '_, '_, '_> {
         }
         shares::cut(&mut chain[own..]);
         chain.extend(self.limits.slots(&self.plan_limits[plan as usize], owner, &before.plan));
-        let quotas = &self.plan_quotas[plan as usize];
+        let quotas = self.quotas.of_plan(plan);
         let (before, limits) = (&before.plan, &mut *self.limits);
-        chain.extend(self.quotas.slots(quotas, owner, civil, before, limits, self.findings));
+        chain.extend(self.quotas.slots(&quotas, owner, civil, before, limits, self.findings));
         (chain, self.plan_slots(plan))
     }
 
     /// How many slots a plan has on the chain of whoever is on it.
     fn plan_slots(&self, plan: u32) -> usize {
-        self.plan_limits[plan as usize].len() + self.plan_quotas[plan as usize].len()
+        self.plan_limits[plan as usize].len() + self.quotas.of_plan(plan).len()
     }
 
     fn civil(&mut self, doc: &TenantDoc<'_>, parent: Option<&Grown>) -> Civil {

@@ -50,7 +50,11 @@ hash = "{}"
 "#,
         a.id, a.hash, b.id, b.hash
     );
-    let settings = PolicySettings { max_dynamic_keys: 10, hash_key: [0; 16] };
+    let settings = PolicySettings {
+        max_dynamic_keys: 10,
+        hash_key: [0; 16],
+        memory: crate::quota::InMemory::shared(),
+    };
     let sources = [Source { file: "t.toml".into(), text }];
     Policy::new(&sources, &settings, 0).unwrap_or_else(|found| panic!("{found}")).load()
 }

@@ -145,6 +145,13 @@ fn text(quotas: &[Plain]) -> String {
     documents(&list(&quotas[4..]), &holding, &team, &grants)
 }
 
+/// What [`Policy::roll`] does.
+fn enter(quotas: &mut [Plain], at_us: i64) {
+    for quota in quotas {
+        quota.enter(at_us);
+    }
+}
+
 /// Whether the model admits a request, which it then counts.
 fn admits(quotas: &mut [Plain], meter: &str, cost: u64, at_us: i64) -> bool {
     let mut admitted = true;
@@ -183,7 +190,8 @@ fn change(quotas: &mut [Plain], random: &mut Random, now_us: i64) {
         2 => quota.roll_over = random.below(30),
         3 => {
             quota.grants.retain(|(at_us, _)| *at_us > now_us - 60 * 24 * HOUR_US);
-            let at_us = now_us + random.below(6 * 24 * 3_600) as i64 * 1_000_000 - 72 * HOUR_US;
+            let at_us =
+                now_us + random.below(6 * 24 * 3_600).cast_signed() * 1_000_000 - 72 * HOUR_US;
             quota.grants.push((at_us, 1 + random.below(10)));
         }
         _ => {
@@ -229,21 +237,21 @@ fn p1_p2_p3_a_hundred_thousand_steps_are_those_of_a_plain_model() {
             0 => {
                 // Nobody is away for longer without being rolled in between.
                 policy.roll(now_us);
-                quotas.iter_mut().for_each(|quota| quota.enter(now_us));
-                random.below(40 * 24) as i64 * HOUR_US
+                enter(&mut quotas, now_us);
+                random.below(40 * 24).cast_signed() * HOUR_US
             }
-            1..=9 => random.below(30 * 3_600) as i64 * 1_000_000,
-            _ => random.below(300) as i64 * 1_000_000,
+            1..=9 => random.below(30 * 3_600).cast_signed() * 1_000_000,
+            _ => random.below(300).cast_signed() * 1_000_000,
         };
         // Now and then a request is late.
         let late_us =
-            if random.below(20) == 0 { random.below(7_200) as i64 * 1_000_000 } else { 0 };
+            if random.below(20) == 0 { random.below(7_200).cast_signed() * 1_000_000 } else { 0 };
         let at_us = now_us - late_us;
         match random.below(40) {
             0 => compare(&policy, &mut quotas, now_us),
             1 => {
                 policy.roll(now_us);
-                quotas.iter_mut().for_each(|quota| quota.enter(now_us));
+                enter(&mut quotas, now_us);
                 let amount = random.below(12);
                 policy.charge("team", "api_calls", amount, now_us);
                 for quota in quotas.iter_mut().filter(|quota| quota.meter == "api_calls") {
