@@ -1,7 +1,7 @@
 //! Quotas to slots: meters and calendars resolved, grants given to the quotas they are for, counts
 //! found again (**P3**).
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
@@ -24,6 +24,8 @@ pub(super) struct Resolved<'d> {
     label: u32,
     level: Level,
     meter: MeterId,
+    /// The limit, where the document does not say it.
+    figure: Option<u64>,
 }
 
 /// The calendar of a tenant.
@@ -32,6 +34,9 @@ pub(super) struct Civil {
     zone: TimeZone,
     billing_day: u8,
 }
+
+/// The quota of a plan's users.
+static USERS: LazyLock<QuotaDoc<'static>> = LazyLock::new(QuotaDoc::of_users);
 
 /// Everything that making quotas needs.
 pub(super) struct Quotas<'m, 'b> {
@@ -141,9 +146,30 @@ impl<'m, 'b> Quotas<'m, 'b> {
             };
             let full = format!("{}/{}", level.as_str(), doc.name.value).into();
             let label = labels.intern(Label { name: (*doc.name.value).into(), full });
-            resolved.push(Resolved { doc, label, level, meter });
+            resolved.push(Resolved { doc, label, level, meter, figure: None });
         }
         resolved
+    }
+
+    /// The quotas of a plan and that of its users, where they are so many and no more. One that is
+    /// written under the same name stands in its place.
+    pub(super) fn with_users<'q>(
+        &self,
+        of_plan: &[Resolved<'q>],
+        users: Option<u64>,
+        labels: &mut Interner<Label>,
+    ) -> Vec<Resolved<'q>> {
+        let mut quotas = of_plan.to_vec();
+        let is_written = of_plan.iter().any(|quota| quota.doc.name.value == USERS.name.value);
+        if let (Some(meter), false, Some(_)) =
+            (self.meters.find(&USERS.meter.value), is_written, users)
+        {
+            let (name, level) = (&*USERS.name.value, Level::Plan);
+            let full = format!("{}/{name}", level.as_str()).into();
+            let label = labels.intern(Label { name: name.into(), full });
+            quotas.push(Resolved { doc: &USERS, label, level, meter, figure: users });
+        }
+        quotas
     }
 
     /// Slots of one owner's quotas. `before` are the owner's slots of the snapshot before, of the
@@ -203,7 +229,7 @@ impl<'m, 'b> Quotas<'m, 'b> {
         let rules = Rules {
             calendar,
             meter: quota.meter,
-            limit: doc.limit,
+            limit: quota.figure.unwrap_or(doc.limit),
             grace: doc.grace,
             roll_over: doc.roll_over,
             grants: self.grants(owner.known_as, &doc.name.value, civil, findings),

@@ -216,9 +216,12 @@ impl Grower<'_, '_, '_, '_> {
                 shares::cut(&mut chain[own..]);
                 let of_plan = &self.plan_limits[plan as usize];
                 chain.extend(self.limits.slots(of_plan, owner, &before.plan));
-                let quotas = &self.plan_quotas[plan as usize];
+                let (quotas, users) =
+                    (&self.plan_quotas[plan as usize], self.products.plans[plan as usize].users);
                 let (before, limits) = (&before.plan, &mut *self.limits);
-                let slots = self.quotas.slots(quotas, owner, &civil, before, limits, self.findings);
+                let quotas = self.quotas.with_users(quotas, users, &mut limits.labels);
+                let slots =
+                    self.quotas.slots(&quotas, owner, &civil, before, limits, self.findings);
                 chain.extend(slots);
                 of_plan.len() + quotas.len()
             }
