@@ -12,7 +12,7 @@ pub mod exchange;
 mod failure;
 pub mod fields;
 pub mod intake;
-mod measure;
+pub(crate) mod measure;
 mod members;
 pub mod metrics;
 pub mod open;

@@ -4,13 +4,14 @@ use axum::http::StatusCode;
 use metrics::counter;
 use orbit_meter::ingest::{RecordError, Recorded};
 use orbit_meter::journal::AppendError;
-use orbit_policy::Snapshot;
+use orbit_policy::{Aggregate, Snapshot};
 use serde_json::{Value, json};
 
 use super::IngestState;
 use super::request::{Envelope, Sent};
 use super::usage::{Reason, Refusal, Usage, request_id, usage};
 use crate::api::Problem;
+use crate::proxy::measure;
 use crate::proxy::problem::REDUCED_CAPACITY;
 
 /// When a sender may try again after the journal had no room.
@@ -100,7 +101,10 @@ pub(super) fn take(
     }
     for usage in &new {
         match record(state, usage, now_us) {
-            Ok(Recorded::New(_)) => taken.accepted += 1,
+            Ok(Recorded::New(_)) => {
+                charge(state, &snapshot, usage);
+                taken.accepted += 1;
+            }
             Ok(Recorded::Duplicate) => taken.duplicates += 1,
             Err(error) => {
                 taken.publish();
@@ -119,6 +123,16 @@ fn record(state: &IngestState, usage: &Usage<'_>, now_us: i64) -> Result<Recorde
         state.journal.append(&member)?;
     }
     state.index.record(&usage.event(), now_us)
+}
+
+/// Charges quotas for what an event reports as used. How high a level is uses nothing up.
+fn charge(state: &IngestState, snapshot: &Snapshot, usage: &Usage<'_>) {
+    let event = usage.event();
+    let aggregate = snapshot.meter_id(event.meter).map(|id| snapshot.meter(id).aggregate);
+    if matches!(aggregate, Some(Aggregate::Sum | Aggregate::Count)) {
+        let amount = measure::whole_units(event.quantity_nano);
+        state.policy.charge(event.tenant, event.meter, amount, event.ts_us);
+    }
 }
 
 /// The journal has no room for events.

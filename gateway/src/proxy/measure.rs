@@ -6,12 +6,16 @@
 //! bytes that flow after it go with its parts. Of what the journal had no room for, only the
 //! counting row is summed and written later.
 //!
+//! Quotas of these meters, and of data volume, are charged at the same moment: in whole units, each
+//! figure rounded up, so that a quota never lets through what was used. A figure of the largest or
+//! latest value uses nothing up, and neither does a level that falls.
+//!
 //! Allocates nothing: a request keeps room for as many figures as a route may have meters.
 
 use http::HeaderMap;
 use orbit_meter::event::{Event, Flags};
 use orbit_policy::meters::MAX_MEASURED;
-use orbit_policy::{Admission, Aggregate, Meter, MeterValue};
+use orbit_policy::{Admission, Aggregate, Meter, MeterId, MeterValue, Permit};
 use pingora::http::{RequestHeader, ResponseHeader};
 
 use super::Edge;
@@ -40,9 +44,12 @@ pub(super) struct Flown {
 
 /// The meters of the admitted request's route, in the order of its figures.
 fn meters(admission: &Admission) -> impl Iterator<Item = &Meter> {
-    let permit = &admission.permit;
+    measured(&admission.permit).map(|(_, meter)| meter)
+}
+
+fn measured(permit: &Permit) -> impl Iterator<Item = (MeterId, &Meter)> {
     let snapshot = permit.snapshot();
-    permit.route().measured.iter().map(|id| snapshot.meter(*id))
+    permit.route().measured.iter().map(|id| (*id, snapshot.meter(*id)))
 }
 
 impl Exchange {
@@ -80,7 +87,8 @@ impl Exchange {
         }
     }
 
-    /// Writes the figures beside `row`, which counts the request or, later on, is a part of it.
+    /// Writes the figures beside `row`, which counts the request or, later on, is a part of it; and
+    /// charges for them.
     pub(super) fn write_figures(
         &self,
         edge: &Edge,
@@ -88,12 +96,23 @@ impl Exchange {
         row: &Event<'_>,
         flown: &Flown,
     ) {
+        let permit = &admission.permit;
         let counts = row.requests > 0;
-        let cost = admission.permit.route().cost;
-        for (figure, meter) in self.figures.0.iter().zip(meters(admission)) {
+        let cost = permit.route().cost;
+        for (meter, bytes) in
+            permit.snapshot().volume().into_iter().zip([flown.request, flown.response])
+        {
+            if bytes > 0 {
+                permit.charge(meter, bytes);
+            }
+        }
+        for (figure, (id, meter)) in self.figures.0.iter().zip(measured(permit)) {
             let Some(quantity_nano) = quantity_nano(meter, *figure, cost, flown, counts) else {
                 continue;
             };
+            if uses_up(meter.aggregate) {
+                permit.charge(id, whole_units(quantity_nano));
+            }
             let event = Event {
                 flags: self.flags.with(Flags::MEASURED),
                 requests: 0,
@@ -111,6 +130,20 @@ impl Exchange {
             }
         }
     }
+}
+
+/// Whether figures of such a meter add up to what is used.
+fn uses_up(aggregate: Aggregate) -> bool {
+    match aggregate {
+        Aggregate::Count | Aggregate::Sum | Aggregate::Gauge => true,
+        Aggregate::Max | Aggregate::Last | Aggregate::Distinct => false,
+    }
+}
+
+/// A quantity in whole units, a part of one as one; nothing of one below zero.
+pub(crate) fn whole_units(quantity_nano: i128) -> u64 {
+    let units = quantity_nano.max(0).unsigned_abs().div_ceil(UNIT_NANO.unsigned_abs());
+    u64::try_from(units).unwrap_or(u64::MAX)
 }
 
 /// What a row of the meter says; `None`: nothing. `counts`: it is written beside the row that
@@ -188,7 +221,17 @@ fn signed_nano(text: &[u8]) -> Option<i128> {
 
 #[cfg(test)]
 mod tests {
-    use super::{nano, signed_nano};
+    use super::{nano, signed_nano, whole_units};
+
+    #[test]
+    fn part_of_a_unit_is_charged_as_one() {
+        let nano = 1_000_000_000;
+        for (quantity, units) in
+            [(0, 0), (1, 1), (nano, 1), (nano + 1, 2), (-nano, 0), (i128::MAX, u64::MAX)]
+        {
+            assert_eq!(whole_units(quantity), units, "{quantity}");
+        }
+    }
 
     #[test]
     fn every_digit_of_a_figure_counts() {

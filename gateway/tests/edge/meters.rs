@@ -328,3 +328,59 @@ async fn a_connection_that_goes_away_leaves_no_figure_without_its_request() {
     assert_eq!(all[0].flags, MEASURED.with(Flags::ABORTED));
     drop(go);
 }
+
+/// What the quotas of the tenant that asks have counted.
+fn used(bench: &Bench) -> Vec<(String, u64)> {
+    let snapshot = bench.policy.load();
+    let quotas = snapshot.quotas_of("acme-web", bench.edge.clock.unix_us()).unwrap();
+    quotas.iter().map(|quota| (quota.meter.to_owned(), quota.used)).collect()
+}
+
+#[tokio::test]
+async fn quotas_are_charged_in_whole_units_as_the_answer_ends_and_refuse_the_next_request() {
+    let text = "HTTP/1.1 200 OK\nX-Orbit-Processing-Ms: 12.5\nX-Level-Change: -3\n\
+                X-Top: 90\nContent-Length: 5\n\nhello";
+    let (upstream, _) = scripted(vec![text]).await;
+    let key = ApiKey::generate("test").unwrap();
+    let quotas = r#"
+quotas = [
+    { name = "work", meter = "processing", limit = 39, per = "year" },
+    { name = "out", meter = "data_out", limit = 1_000, per = "year" },
+    { name = "level", meter = "level", limit = 1_000, per = "year" },
+    { name = "top", meter = "top", limit = 1_000, per = "year" },
+]"#;
+    let top = "[[meter]]\nid = \"top\"\naggregate = \"max\"\nvalue = \"response_header:X-Top\"\n";
+    let text = policy_text(upstream, &key, "").replace("limits = []", quotas) + CUSTOM + top;
+    let bench = Bench::of_policy(text, key, upstream, Seen::default(), |_| {});
+    for requests in 1..=3 {
+        let (status, ..) = bench.get("/").await;
+        assert_eq!(status, 200);
+        let all = used(&bench);
+        let of = |meter: &str| all.iter().find(|(found, _)| found == meter).unwrap().1;
+        assert_eq!((of("processing"), of("data_out")), (13 * requests, 5 * requests));
+        assert_eq!((of("level"), of("top")), (0, 0), "a fall and a peak use nothing up");
+    }
+    assert_eq!(bench.get("/").await.0, 429, "39 of 39 are used");
+    let (counted, all) = figures(&bench);
+    assert_eq!(counted, 3);
+    assert_eq!(all.iter().filter(|figure| figure.meter == "processing").count(), 3);
+}
+
+#[tokio::test]
+async fn quotas_of_data_in_are_charged_with_what_flowed() {
+    let (address, seen) = upstream().await;
+    let key = ApiKey::generate("test").unwrap();
+    let quota = r#"quotas = [{ name = "in", meter = "data_in", limit = 10, per = "year" }]"#;
+    let text = policy_text(address, &key, "").replace("limits = []", quota);
+    let bench = Bench::of_policy(text, key, address, seen, |_| {});
+    let post = || {
+        bench.send("POST", "/echo", |request| {
+            *request.body_mut() = Full::new(bytes::Bytes::from_static(b"1234567")).boxed();
+        })
+    };
+    assert_eq!(post().await.0, 200);
+    assert_eq!(used(&bench), [("data_in".to_owned(), 7)]);
+    assert_eq!(post().await.0, 200, "the amount is known only once it flows");
+    assert_eq!(used(&bench), [("data_in".to_owned(), 14)]);
+    assert_eq!(post().await.0, 429);
+}

@@ -173,3 +173,35 @@ fn data_that_says_nothing_on_its_meter_is_refused_with_the_reason() {
     assert_eq!(node.rows(), []);
     node.stop();
 }
+
+#[test]
+fn quotas_are_charged_once_for_what_is_used_and_not_for_levels() {
+    let home = tempfile::tempdir().unwrap();
+    let node = Node::start(home.path());
+    let quota = |meter| {
+        format!("{{ name = \"{meter}\", meter = \"{meter}\", limit = 9, per = \"year\" }},")
+    };
+    let quotas = ["tokens", "runs", "storage", "peak"].map(quota).concat();
+    let plan = format!("[[plan]]\nid = \"business\"\nquotas = [{quotas}]\n");
+    let policy = format!("{POLICY}{METERS}").replace("[[plan]]\nid = \"business\"\n", &plan);
+    node.apply(&policy);
+    let events = [
+        sent("1", "tokens", "acme-web", json!({ "tokens": "1.25" })),
+        sent("2", "tokens", "acme", json!({ "tokens": 3 })),
+        sent("3", "runs", "acme-web", json!({ "quantity": 50 })),
+        sent("4", "storage", "acme-web", json!({ "quantity": 50 })),
+        sent("5", "peak", "acme-web", json!({ "quantity": 50 })),
+    ];
+    assert_eq!(node.batch(&events).counts(), (5, 0, 0));
+    assert_eq!(node.batch(&events).counts(), (0, 5, 0));
+    let snapshot = node.policy.load();
+    let used: Vec<(String, u64)> = snapshot
+        .quotas_of("acme-web", node.clock.unix_us())
+        .unwrap()
+        .iter()
+        .map(|quota| (quota.meter.to_owned(), quota.used))
+        .collect();
+    let of = |meter: &str| used.iter().find(|(found, _)| found == meter).unwrap().1;
+    assert_eq!([of("tokens"), of("runs"), of("storage"), of("peak")], [5, 1, 0, 0]);
+    node.stop();
+}
