@@ -58,13 +58,12 @@ pub(crate) fn build(
     let mut limits = Limits::new(previous, &products, &routes, &broken);
     let plan_limits = limits.of_plans(&documents.plans, &mut findings);
     let mut quotas = Quotas::new(previous, &meters, &documents.grants);
-    let plan_quotas = quotas.of_plans(&documents.plans, &mut limits.labels, &broken, &mut findings);
+    quotas.read_plans(&documents.plans, &mut limits.labels, &broken, &mut findings);
     let tenants = tenants::build(
         &documents.tenants,
         &products,
         &plan_limits,
         &mut limits,
-        &plan_quotas,
         &mut quotas,
         &broken,
         &mut findings,

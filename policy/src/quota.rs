@@ -139,11 +139,9 @@ impl Rules {
             return 0;
         }
         let before = self.calendar.before(window);
-        let (used, extra) = match before.tag == closed.tag {
-            true => (closed.used, closed.extra),
-            // Nothing was used in the window before.
-            false => (0, 0),
-        };
+        let is_next = before.tag == closed.tag;
+        // Else nothing was used in the window before.
+        let (used, extra) = if is_next { (closed.used, closed.extra) } else { (0, 0) };
         let limit = self.limit.saturating_add(self.granted(&before)).saturating_add(extra);
         limit.saturating_sub(used).min(self.roll_over)
     }
@@ -248,9 +246,8 @@ impl Quota {
         // A quota that is charged later is used up when not even one more fits.
         let cost = if debits { u64::from(cost) } else { 1 };
         let counter = self.counter();
-        let take = self.rules.entry(&window, |entry| match debits && !look {
-            true => counter.take(entry, cost),
-            false => counter.look(entry, cost),
+        let take = self.rules.entry(&window, |entry| {
+            if debits && !look { counter.take(entry, cost) } else { counter.look(entry, cost) }
         });
         match (take, &self.rules.beyond) {
             (Take::Granted { tag, remaining }, _) if debits => Answer::Granted { tag, remaining },

@@ -46,6 +46,8 @@ pub(super) struct Quotas<'m, 'b> {
     calendars: HashMap<(Box<str>, Period, u8), Arc<Calendar>, FixedState>,
     /// By tenant, in the order of the documents; what is left at the end is for no quota.
     grants: HashMap<&'b str, Vec<&'b GrantDoc<'b>>, FixedState>,
+    /// The quotas of each plan.
+    plans: Vec<Vec<Resolved<'b>>>,
 }
 
 impl Default for Civil {
@@ -70,6 +72,7 @@ impl<'m, 'b> Quotas<'m, 'b> {
             zones: TimeZoneDatabase::bundled(),
             calendars: HashMap::default(),
             grants: by_tenant,
+            plans: Vec::new(),
         }
     }
 
@@ -84,35 +87,55 @@ impl<'m, 'b> Quotas<'m, 'b> {
     ) -> Civil {
         let mut civil = above.cloned().unwrap_or_default();
         if let Some(name) = zone {
-            match self.zones.get(&name.value) {
-                Ok(zone) => civil.zone = zone,
-                Err(_) => {
-                    let message = format!(
-                        "there is no time zone `{}`; a zone is a name such as America/Sao_Paulo",
-                        name.value
-                    );
-                    findings.add(name.place, key(), message);
-                }
+            if let Ok(zone) = self.zones.get(&name.value) {
+                civil.zone = zone;
+            } else {
+                let message = format!(
+                    "there is no time zone `{}`; a zone is a name such as America/Sao_Paulo",
+                    name.value
+                );
+                findings.add(name.place, key(), message);
             }
         }
         civil.billing_day = billing_day.unwrap_or(civil.billing_day);
         civil
     }
 
-    /// The quotas of every plan.
-    pub(super) fn of_plans(
-        &self,
+    /// Resolves the quotas of every plan.
+    pub(super) fn read_plans(
+        &mut self,
         plans: &'b [PlanDoc<'b>],
         labels: &mut Interner<Label>,
         broken: &Broken<'_>,
         findings: &mut Findings,
-    ) -> Vec<Vec<Resolved<'b>>> {
+    ) {
         let resolve = |plan: &'b PlanDoc<'b>| {
             let at = format!("plan.{}", plan.id.value);
             let level = Level::Plan;
             self.resolve(&plan.quotas, &plan.limits, level, &at, labels, broken, findings)
         };
-        plans.iter().map(resolve).collect()
+        self.plans = plans.iter().map(resolve).collect();
+    }
+
+    /// The quotas of a plan, by its place among the plans, and what its figures come to: its users,
+    /// so many as `users` says. A quota that is written under the same name stands in the place of
+    /// such a one. (`storage_gb` belongs here too, once storage is counted.)
+    pub(super) fn of_plan(
+        &self,
+        plan: u32,
+        users: Option<u64>,
+        labels: &mut Interner<Label>,
+    ) -> Vec<Resolved<'b>> {
+        let mut quotas = self.plans[plan as usize].clone();
+        let is_written = quotas.iter().any(|quota| quota.doc.name.value == USERS.name.value);
+        let meter = self.meters.find(&USERS.meter.value);
+        if let (Some(_), Some(meter), false) = (users, meter, is_written) {
+            let (name, level) = (&*USERS.name.value, Level::Plan);
+            let full = format!("{}/{name}", level.as_str()).into();
+            let label = labels.intern(Label { name: name.into(), full });
+            quotas.push(Resolved { doc: &USERS, label, level, meter, figure: users });
+        }
+        quotas
     }
 
     /// Resolves meters; a name that is there twice, also among the limits, is a finding.
@@ -149,27 +172,6 @@ impl<'m, 'b> Quotas<'m, 'b> {
             resolved.push(Resolved { doc, label, level, meter, figure: None });
         }
         resolved
-    }
-
-    /// The quotas of a plan and that of its users, where they are so many and no more. One that is
-    /// written under the same name stands in its place.
-    pub(super) fn with_users<'q>(
-        &self,
-        of_plan: &[Resolved<'q>],
-        users: Option<u64>,
-        labels: &mut Interner<Label>,
-    ) -> Vec<Resolved<'q>> {
-        let mut quotas = of_plan.to_vec();
-        let is_written = of_plan.iter().any(|quota| quota.doc.name.value == USERS.name.value);
-        if let (Some(meter), false, Some(_)) =
-            (self.meters.find(&USERS.meter.value), is_written, users)
-        {
-            let (name, level) = (&*USERS.name.value, Level::Plan);
-            let full = format!("{}/{name}", level.as_str()).into();
-            let label = labels.intern(Label { name: name.into(), full });
-            quotas.push(Resolved { doc: &USERS, label, level, meter, figure: users });
-        }
-        quotas
     }
 
     /// Slots of one owner's quotas. `before` are the owner's slots of the snapshot before, of the
@@ -261,12 +263,11 @@ impl<'m, 'b> Quotas<'m, 'b> {
         let Some(left) = self.grants.get_mut(tenant) else { return Box::default() };
         let mut grants = Vec::new();
         for grant in left.extract_if(.., |grant| grant.quota.value == quota) {
-            match crate::calendar::instant_us(&grant.at.value, &civil.zone) {
-                Some(at_us) => grants.push(Grant { at_us, amount: grant.amount }),
-                None => {
-                    let message = "is neither a day such as 2026-11-10 nor an RFC 3339 instant";
-                    findings.add(grant.at.place, format!("grant.{tenant}.{quota}.at"), message);
-                }
+            if let Some(at_us) = crate::calendar::instant_us(&grant.at.value, &civil.zone) {
+                grants.push(Grant { at_us, amount: grant.amount });
+            } else {
+                let message = "is neither a day such as 2026-11-10 nor an RFC 3339 instant";
+                findings.add(grant.at.place, format!("grant.{tenant}.{quota}.at"), message);
             }
         }
         grants.into()

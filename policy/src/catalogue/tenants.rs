@@ -10,7 +10,7 @@ use hashbrown::{HashMap, HashTable};
 use super::index::{Broken, Index, Interner};
 use super::limits::{Limits, Owner, Resolved};
 use super::products::Products;
-use super::quotas::{self, Civil, Quotas};
+use super::quotas::{Civil, Quotas};
 use super::shares::{self, Above, Shares};
 use crate::calendar::Period;
 use crate::decide::MAX_CHAIN;
@@ -33,7 +33,6 @@ pub(super) fn build<'d, 'i: 'd, 'b>(
     products: &Products<'_>,
     plan_limits: &[Vec<Resolved>],
     limits: &mut Limits<'b>,
-    plan_quotas: &[Vec<quotas::Resolved<'d>>],
     quotas: &mut Quotas<'b, 'd>,
     broken: &Broken<'_>,
     findings: &mut Findings,
@@ -53,7 +52,6 @@ pub(super) fn build<'d, 'i: 'd, 'b>(
         products,
         plan_limits,
         limits,
-        plan_quotas,
         quotas,
         broken,
         findings,
@@ -133,7 +131,6 @@ struct Grower<'g, 'd, 'i, 'b> {
     products: &'g Products<'g>,
     plan_limits: &'g [Vec<Resolved>],
     limits: &'g mut Limits<'b>,
-    plan_quotas: &'g [Vec<quotas::Resolved<'d>>],
     quotas: &'g mut Quotas<'b, 'd>,
     broken: &'g Broken<'g>,
     findings: &'g mut Findings,
@@ -216,10 +213,9 @@ impl Grower<'_, '_, '_, '_> {
                 shares::cut(&mut chain[own..]);
                 let of_plan = &self.plan_limits[plan as usize];
                 chain.extend(self.limits.slots(of_plan, owner, &before.plan));
-                let (quotas, users) =
-                    (&self.plan_quotas[plan as usize], self.products.plans[plan as usize].users);
+                let users = self.products.plans[plan as usize].users;
                 let (before, limits) = (&before.plan, &mut *self.limits);
-                let quotas = self.quotas.with_users(quotas, users, &mut limits.labels);
+                let quotas = self.quotas.of_plan(plan, users, &mut limits.labels);
                 let slots =
                     self.quotas.slots(&quotas, owner, &civil, before, limits, self.findings);
                 chain.extend(slots);

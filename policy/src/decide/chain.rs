@@ -170,8 +170,11 @@ impl<'c, 'a> Chain<'c, 'a> {
                 Step::UsedUp(exhausted) => refusals.add_quota(index, &exhausted, self.call),
                 Step::Sealed => return Err(Walk::Stale),
                 Step::Newcomer => newcomers |= 1 << index,
-                Step::Granted { .. } | Step::Entered | Step::Exempt => {}
-                Step::Billed | Step::Throttled { .. } => {}
+                Step::Granted { .. }
+                | Step::Entered
+                | Step::Exempt
+                | Step::Billed
+                | Step::Throttled { .. } => {}
             }
         }
         refusals.finish().map_or(Ok(newcomers), |reason| Err(Walk::Refused(reason)))

@@ -218,9 +218,10 @@ impl Counter<'_> {
     pub(crate) fn take_over(self, from: &Reading) {
         let tag = tag_of(self.load(LIVE));
         for (word, count) in [(LIVE, from.live), (BASE, from.base)] {
-            let more = |old: u64| match tag_of(old) == tag {
-                true => (count > count_of(old)).then(|| pack(tag, count)),
-                false => (word == BASE).then(|| pack(tag, count)),
+            let more = |old: u64| {
+                let counts = tag_of(old) == tag;
+                let is_more = if counts { count > count_of(old) } else { word == BASE };
+                is_more.then(|| pack(tag, count))
             };
             let _stays = self.0[word].fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
         }

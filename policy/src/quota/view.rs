@@ -126,8 +126,8 @@ impl Quota {
     fn previous(&self, window: &crate::calendar::Window) -> Option<Previous> {
         let (tag, used) = self.counter().previous();
         let before = self.rules.calendar.before(window);
-        let Some(start_us) = (before.tag == tag).then_some(before.start_us) else { return None };
-        Some(Previous { start_us, end_us: before.end_us, used })
+        let (start_us, end_us) = (before.start_us, before.end_us);
+        (before.tag == tag).then_some(Previous { start_us, end_us, used })
     }
 }
 
