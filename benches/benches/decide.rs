@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use governor::{Quota, RateLimiter};
-use orbit_benches::{catalogue, chain, example, settings};
+use orbit_benches::{catalogue, chain, example, settings, users};
 use orbit_policy::{ApiKey, Call, Decision, Nanos, Policy};
 
 #[global_allocator]
@@ -144,6 +144,33 @@ fn whole_example(c: &mut Criterion) {
     });
 }
 
+/// Quotas of active users: a user who is known, on three levels, and a request of nobody.
+fn members(c: &mut Criterion) {
+    let mut group = c.benchmark_group("active users");
+    let (policy, key) = users();
+    let names: Vec<String> =
+        (0..50_000).map(|number| format!("user-{number}@example.com")).collect();
+    let admit = |name: Option<&String>| {
+        let header = |field: &str| name.filter(|_| field == "x-user").map(|name| name.as_bytes());
+        match policy.decide(&Call { header: &header, ..call(&key, 1_000) }) {
+            Decision::Admit(admission) => drop(black_box(admission)),
+            Decision::Deny(denial) => panic!("{:?}", denial.reason),
+        }
+    };
+    names.iter().for_each(|name| admit(Some(name)));
+    group.bench_function("nobody, three quotas", |b| b.iter(|| admit(None)));
+    group.bench_function("one known user, three quotas", |b| b.iter(|| admit(Some(&names[0]))));
+    let mut turn = names.iter().cycle();
+    group.bench_function("one of 50 000 known users, three quotas", |b| {
+        b.iter(|| admit(turn.next()));
+    });
+    let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    group.bench_function(format!("one known user, three quotas, {threads} threads"), |b| {
+        b.iter_custom(|iterations| contended(threads, iterations, || admit(Some(&names[0]))));
+    });
+    group.finish();
+}
+
 fn many_tenants(c: &mut Criterion) {
     let mut group = c.benchmark_group("decide by catalogue size");
     for tenants in [1_000, 1_000_000] {
@@ -169,5 +196,5 @@ fn many_tenants(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, identify, levels, hot_tenant, whole_example, many_tenants);
+criterion_group!(benches, identify, levels, hot_tenant, members, whole_example, many_tenants);
 criterion_main!(benches);

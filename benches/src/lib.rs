@@ -57,6 +57,25 @@ pub fn chain(levels: usize) -> (Policy, ApiKey) {
     (Policy::new(&sources, &settings(), 0).expect("valid"), key)
 }
 
+/// A policy in which one key meets one quota of active users, with room for all of them, at its
+/// team, at the holding and at the plan.
+pub fn users() -> (Policy, ApiKey) {
+    let key = ApiKey::generate("bench").expect("randomness");
+    let products =
+        PRODUCTS.replacen("id = \"crm\"", "id = \"crm\"\nend_user_header = \"x-user\"", 1);
+    let quota =
+        r#"quotas = [{ name = "u", meter = "active_users", limit = 100_000, per = "month" }]"#;
+    let text = format!(
+        "{products}[[plan]]\nid = \"p\"\nusers = 100_000\n\
+         [[tenant]]\nid = \"holding\"\nplan = \"p\"\n{quota}\n\
+         [[tenant]]\nid = \"team\"\nparent = \"holding\"\n{quota}\n\
+         [[key]]\nid = \"{}\"\ntenant = \"team\"\nhash = \"{}\"\n",
+        key.id, key.hash
+    );
+    let sources = [Source { file: "bench.toml".into(), text }];
+    (Policy::new(&sources, &settings()).expect("valid"), key)
+}
+
 /// The documents an operator starts from, and a key of one of their tenants. `ORBIT_EXAMPLE` names
 /// another directory: one commit's documents may mean nothing to the program of another.
 pub fn example(tenant: &str) -> (Policy, ApiKey) {

@@ -40,7 +40,6 @@ fn prepare(directory: &Path, keys: &[ApiKey; 2]) {
     let upstream = upstream();
     let mut policy = format!(
         "[[plan]]\nid = \"small\"\nusers = {CAP}\napps = [\"crm\"]\n\
-         quotas = [{{ name = \"users\", meter = \"active_users\", limit = {CAP}, per = \"month\" }}]\n\
          [[app]]\nid = \"crm\"\nend_user_header = \"X-User\"\n\
          [[upstream]]\nid = \"u\"\npeers = [{{ address = \"{upstream}\" }}]\n\
          [[route]]\nid = \"r\"\napp = \"crm\"\nupstream = \"u\"\n\

@@ -36,6 +36,7 @@ fn policy(key: &ApiKey) -> Policy {
         r#"
 [[plan]]
 id = "business"
+users = 1
 limits = [
     {{ name = "requests", rate = 1, per = "hour", burst = 500 }},
     {{ name = "parallel", concurrent = 10 }},

@@ -6,7 +6,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Mutex;
 
 use orbit_policy::members::member_id;
-use orbit_policy::{ApiKey, Call, Decision, Nanos, Policy, PolicySettings, Reason, Source};
+use orbit_policy::{
+    ApiKey, Call, Decision, Nanos, Policy, PolicySettings, Reading, Reason, Source,
+};
 use proptest::prelude::*;
 
 const MONTH_US: i64 = 31 * 86_400 * 1_000_000;
@@ -192,4 +194,53 @@ fn p1_sixteen_threads_meet_the_plans_figure_to_the_unit_and_nobody_known_is_refu
     let of_a = admitted.iter().filter(|user| *user % 2 == 0).count() as u64;
     assert_eq!(used[&("dept-a".to_owned(), false)], of_a, "P2: refused ones are counted nowhere");
     assert_eq!(used[&("dept-b".to_owned(), false)], 100 - of_a);
+}
+
+#[test]
+fn p1_the_users_of_a_plan_are_a_quota_unless_one_of_that_name_is_written() {
+    let text = |key: &ApiKey, written: &str| {
+        format!(
+            "[[plan]]\nid = \"p\"\nusers = 2\napps = [\"crm\"]\n{written}\n\
+             [[app]]\nid = \"crm\"\nend_user_header = \"x-user\"\n\
+             [[upstream]]\nid = \"u\"\npeers = [{{ address = \"127.0.0.1:1\" }}]\n\
+             [[route]]\nid = \"r\"\napp = \"crm\"\nupstream = \"u\"\n\
+             [[tenant]]\nid = \"t\"\nplan = \"p\"\n\
+             [[tenant]]\nid = \"below\"\nparent = \"t\"\n\
+             [[key]]\nid = \"{}\"\ntenant = \"below\"\nhash = \"{}\"\n",
+            key.id, key.hash
+        )
+    };
+    let key = ApiKey::generate("test").expect("a key");
+    let sources = |written: &str| [Source { file: "t.toml".into(), text: text(&key, written) }];
+    let policy = Policy::new(&sources(""), &settings(), 0).expect("valid");
+    let admitted = |policy: &Policy, user: &str| {
+        matches!(decide(policy, &key, user, 5 * MONTH_US), Decision::Admit(_))
+    };
+    let answers = ["a", "b", "c", "a", ""].map(|user| admitted(&policy, user));
+    assert_eq!(answers, [true, true, false, true, true]);
+    let billed = "quotas = [{ name = \"users\", meter = \"active_users\", limit = 2, \
+                  per = \"month\", at_limit = \"allow_and_bill\" }]";
+    policy.apply(&sources(billed), || Reading { mono: Nanos(0), unix_us: 0 }).expect("valid");
+    assert!(admitted(&policy, "c"), "what is beyond is billed");
+    let mut seen = Vec::new();
+    policy.each_quota(5 * MONTH_US, &mut |view| {
+        seen.push((view.full_name.to_owned(), view.limit, view.used, view.overage()));
+    });
+    assert_eq!(seen, [("plan/users".to_owned(), 2, 3, 1)], "P3: a reload forgave nobody");
+    // Another period, another count: who was there this month is counted in this year.
+    let by_year =
+        "quotas = [{ name = \"users\", meter = \"active_users\", limit = 3, per = \"year\" }]";
+    policy.apply(&sources(by_year), || Reading { mono: Nanos(0), unix_us: 0 }).expect("valid");
+    let answers = ["d", "a", "b", "c"].map(|user| admitted(&policy, user));
+    assert_eq!(answers, [false, true, true, true], "P3");
+    policy.charge_member(
+        "below",
+        "active_users",
+        &member_id("active_users", "t", b"e"),
+        5 * MONTH_US,
+    );
+    let mut used = 0;
+    policy.each_quota(5 * MONTH_US, &mut |view| used = view.used);
+    assert_eq!(used, 4, "an event is counted whatever the limit");
+    assert!(admitted(&policy, "e"), "and who it names is known");
 }

@@ -133,6 +133,9 @@ fn charge(state: &IngestState, snapshot: &Snapshot, usage: &Usage<'_>) {
         let amount = measure::whole_units(event.quantity_nano);
         state.policy.charge(event.tenant, event.meter, amount, event.ts_us);
     }
+    if let Some(member) = usage.member() {
+        state.policy.charge_member(event.tenant, event.meter, &member.request_id, event.ts_us);
+    }
 }
 
 /// The journal has no room for events.

@@ -1,7 +1,7 @@
 //! Quotas to slots: meters and calendars resolved, grants given to the quotas they are for, counts
 //! found again (**P3**).
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
@@ -25,6 +25,14 @@ pub(super) struct Resolved<'d> {
     label: u32,
     level: Level,
     meter: MeterId,
+    /// The limit, where the document does not say it.
+    figure: Option<u64>,
+}
+
+/// The figures that are quotas by themselves.
+#[derive(Clone, Copy)]
+pub(super) struct Amounts {
+    pub(super) users: Option<u64>,
 }
 
 /// The calendar of a tenant.
@@ -34,6 +42,9 @@ pub(super) struct Civil {
     /// The day on which a billing period begins, 1 to 31.
     pub(super) billing_day: u8,
 }
+
+/// The quota of a plan's users.
+static USERS: LazyLock<QuotaDoc<'static>> = LazyLock::new(QuotaDoc::of_users);
 
 /// Everything that making quotas needs.
 pub(super) struct Quotas<'m, 'b> {
@@ -116,20 +127,42 @@ impl<'m, 'b> Quotas<'m, 'b> {
         self.plans = plans.iter().map(resolve).collect();
     }
 
-    /// The quotas of a plan, by its place among the plans.
-    pub(super) fn of_plan(&self, plan: u32) -> Vec<Resolved<'b>> {
+    /// The quotas of a plan, by its place among the plans, with what `figures` come to.
+    pub(super) fn of_plan(
+        &self,
+        plan: u32,
+        figures: Amounts,
+        labels: &mut Interner<Label>,
+    ) -> Vec<Resolved<'b>> {
         let mut quotas = self.plans[plan as usize].clone();
-        quotas.extend(self.of_figures(plan));
+        self.add_figures(&mut quotas, figures, Level::Plan, labels);
         quotas
     }
 
-    /// Quotas that the figures of a plan, or what stands in their place at a tenant, come to.
-    ///
-    /// `users` and `storage_gb` belong here, on the meters `active_users` and `storage`, once those
-    /// are counted; until then there are none.
-    #[expect(clippy::unused_self, reason = "the figures are those of the plans here")]
-    fn of_figures(&self, _plan: u32) -> Vec<Resolved<'b>> {
-        Vec::new()
+    /// How many slots a plan's quotas take at most.
+    pub(super) fn most_of_plan(&self, plan: u32) -> usize {
+        self.plans[plan as usize].len() + 1
+    }
+
+    /// A figure is a quota by itself: so many users. One that is written under the same name stands
+    /// in its place.
+    pub(super) fn add_figures(
+        &self,
+        quotas: &mut Vec<Resolved<'b>>,
+        figures: Amounts,
+        level: Level,
+        labels: &mut Interner<Label>,
+    ) {
+        for (doc, figure) in [(&*USERS, figures.users)] {
+            let name = &*doc.name.value;
+            let is_written = quotas.iter().any(|quota| quota.doc.name.value == name);
+            let meter = self.meters.find(&doc.meter.value);
+            if let (Some(_), Some(meter), false) = (figure, meter, is_written) {
+                let full = format!("{}/{name}", level.as_str()).into();
+                let label = labels.intern(Label { name: name.into(), full });
+                quotas.push(Resolved { doc, label, level, meter, figure });
+            }
+        }
     }
 
     /// Resolves meters; a name that is there twice, also among the limits, is a finding.
@@ -163,7 +196,7 @@ impl<'m, 'b> Quotas<'m, 'b> {
             };
             let full = format!("{}/{}", level.as_str(), doc.name.value).into();
             let label = labels.intern(Label { name: (*doc.name.value).into(), full });
-            resolved.push(Resolved { doc, label, level, meter });
+            resolved.push(Resolved { doc, label, level, meter, figure: None });
         }
         resolved
     }
@@ -225,7 +258,7 @@ impl<'m, 'b> Quotas<'m, 'b> {
         let rules = Rules {
             calendar,
             meter: quota.meter,
-            limit: doc.limit,
+            limit: quota.figure.unwrap_or(doc.limit),
             grace: doc.grace,
             roll_over: doc.roll_over,
             grants: self.grants(owner.known_as, &doc.name.value, civil, findings),

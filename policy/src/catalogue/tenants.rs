@@ -10,7 +10,7 @@ use hashbrown::HashTable;
 use super::entitle::Entitler;
 use super::index::{Broken, Index, Interner};
 use super::limits::{Limits, Owner, Resolved};
-use super::quotas::{Civil, Quotas};
+use super::quotas::{Amounts, Civil, Quotas};
 use super::shares::{self, Above, Shares};
 use super::timeline::{Standing, Timelines};
 use crate::calendar::Period;
@@ -215,8 +215,8 @@ impl Grower<'_, '_, '_, '_> {
         // With a plan of its own, the plan above is not this one's.
         let subscribed = parent.filter(|_| standing.plan.is_none());
         let (chain, plan_slots) =
-            self.chain(index, (level, rights.plan), &civil, parent, subscribed);
-        let ahead = standing.plans_ahead.iter().map(|plan| self.plan_slots(*plan));
+            self.chain(index, (level, &rights), &standing, &civil, parent, subscribed);
+        let ahead = standing.plans_ahead.iter().map(|plan| self.most_plan_slots(*plan));
         let later = ahead.chain(subscribed.map(|above| above.most_plan_slots)).max();
         let most_plan_slots = later.unwrap_or_default().max(plan_slots);
         let longest = chain.len() - plan_slots + most_plan_slots;
@@ -256,7 +256,8 @@ impl Grower<'_, '_, '_, '_> {
     fn chain(
         &mut self,
         index: u32,
-        (level, plan): (Level, u32),
+        (level, rights): (Level, &Rights),
+        standing: &Standing,
         civil: &Civil,
         parent: Option<&Grown>,
         subscribed: Option<&Grown>,
@@ -271,10 +272,13 @@ impl Grower<'_, '_, '_, '_> {
                 &tenant.chain[..tenant.chain.len() - plan_slots]
             }
         };
+        let plan = rights.plan;
         let resolved = self.resolve(index, level, plan, tail);
         let owner = Owner { tenant: index, known_as: id };
+        // Below a plan, a figure of its own is a quota of its own.
+        let figures = subscribed.map(|_| Amounts { users: standing.overrides.users });
         // Before its limits: what guarantees secure is counted from them to those above.
-        let mut chain = self.own_quotas(index, level, civil, &before.own);
+        let mut chain = self.own_quotas(index, level, figures, civil, &before.own);
         chain.extend(self.limits.slots(&resolved, owner, &before.own));
         let own = chain.len();
         chain.extend_from_slice(tail);
@@ -283,15 +287,17 @@ impl Grower<'_, '_, '_, '_> {
         }
         shares::cut(&mut chain[own..]);
         chain.extend(self.limits.slots(&self.plan_limits[plan as usize], owner, &before.plan));
-        let quotas = self.quotas.of_plan(plan);
         let (before, limits) = (&before.plan, &mut *self.limits);
+        let figures = Amounts { users: rights.figures.users };
+        let quotas = self.quotas.of_plan(plan, figures, &mut limits.labels);
         chain.extend(self.quotas.slots(&quotas, owner, civil, before, limits, self.findings));
-        (chain, self.plan_slots(plan))
+        let plan_slots = self.plan_limits[plan as usize].len() + quotas.len();
+        (chain, plan_slots)
     }
 
-    /// How many slots a plan has on the chain of whoever is on it.
-    fn plan_slots(&self, plan: u32) -> usize {
-        self.plan_limits[plan as usize].len() + self.quotas.of_plan(plan).len()
+    /// How many slots a plan has at most on the chain of whoever will be on it.
+    fn most_plan_slots(&self, plan: u32) -> usize {
+        self.plan_limits[plan as usize].len() + self.quotas.most_of_plan(plan)
     }
 
     fn civil(&mut self, doc: &TenantDoc<'_>, parent: Option<&Grown>) -> Civil {
@@ -307,6 +313,7 @@ impl Grower<'_, '_, '_, '_> {
         &mut self,
         index: u32,
         level: Level,
+        figures: Option<Amounts>,
         civil: &Civil,
         before: &[&Slot],
     ) -> Vec<Slot> {
@@ -314,8 +321,11 @@ impl Grower<'_, '_, '_, '_> {
         let doc = &docs[index as usize];
         let (at, labels) = (format!("tenant.{}", doc.id.value), &mut self.limits.labels);
         let (quotas, limits) = (&doc.quotas, &doc.limits);
-        let resolved =
+        let mut resolved =
             self.quotas.resolve(quotas, limits, level, &at, labels, self.broken, self.findings);
+        if let Some(figures) = figures {
+            self.quotas.add_figures(&mut resolved, figures, level, labels);
+        }
         let owner = Owner { tenant: index, known_as: &doc.id.value };
         self.quotas.slots(&resolved, owner, civil, before, self.limits, self.findings)
     }

@@ -5,6 +5,7 @@ use super::fields::{Amount, Fields, Located, Text};
 use super::limit::{LimitKind, PERIODS, bucket};
 use crate::bucket::Terms;
 use crate::calendar::Period;
+use crate::diagnostics::Place;
 use crate::quota::AtLimit;
 
 /// The largest limit, grant or roll-over: what is counted stays far below the end of a count.
@@ -53,6 +54,25 @@ const AT_LIMIT: &[(&str, AtLimit)] = &[
 /// The key `quotas` of a plan or tenant.
 pub(super) fn quotas<'i>(fields: &mut Fields<'_, 'i, '_>) -> Vec<QuotaDoc<'i>> {
     fields.tables("quotas", QuotaDoc::read).map_or_else(Vec::new, |quotas| quotas.value)
+}
+
+impl QuotaDoc<'static> {
+    /// What a plan's `users` stands for, but for its limit.
+    pub(crate) fn of_users() -> QuotaDoc<'static> {
+        let text =
+            |text| Located { value: Text::Borrowed(text), place: Place { file: 0, byte: 0 } };
+        QuotaDoc {
+            name: text("users"),
+            meter: text("active_users"),
+            limit: 0,
+            per: Period::Month,
+            thresholds: vec![80, 95],
+            at_limit: AtLimit::Block,
+            throttle: None,
+            grace: 0,
+            roll_over: 0,
+        }
+    }
 }
 
 impl<'i> QuotaDoc<'i> {
