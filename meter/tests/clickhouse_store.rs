@@ -2,6 +2,8 @@
 
 #[path = "clickhouse_store/blocks.rs"]
 mod blocks;
+#[path = "clickhouse_store/own.rs"]
+mod own;
 #[path = "clickhouse_store/rows.rs"]
 mod rows;
 #[path = "clickhouse_store/schema.rs"]

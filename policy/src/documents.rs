@@ -15,6 +15,7 @@ pub(crate) use fields::{Located, Text};
 pub(crate) use kinds::{
     AddonDoc, AppDoc, HealthDoc, KeyDoc, PeerDoc, PlanDoc, RouteDoc, TenantDoc, UpstreamDoc,
 };
+pub use kinds::is_reserved_path;
 pub(crate) use limit::{Each, LimitDoc, LimitKind};
 use tree::Value;
 

@@ -5,6 +5,7 @@
 //! holding's and its plan's. Bucket state is shared with the snapshots before and after.
 
 mod routes;
+mod scope;
 
 use std::any::Any;
 use std::sync::{Arc, OnceLock};
@@ -425,7 +426,11 @@ impl Snapshot {
     /// The limits that hold a tenant, narrowest first, and their state. `None`: no such tenant.
     pub fn usage(&self, tenant: &str, now: Nanos) -> Option<Vec<LimitUsage>> {
         let tenant = self.tenant(tenant)?;
-        let usage = tenant.chain.iter().map(|slot| LimitUsage {
+        Some(self.usage_of(&tenant.chain, now))
+    }
+
+    fn usage_of(&self, slots: &[Slot], now: Nanos) -> Vec<LimitUsage> {
+        let usage = slots.iter().map(|slot| LimitUsage {
             level: slot.level,
             tenant: self.tenants[slot.owner as usize].id.to_string(),
             name: self.labels[slot.label as usize].name.to_string(),
@@ -443,7 +448,7 @@ impl Snapshot {
                 }
             },
         });
-        Some(usage.collect())
+        usage.collect()
     }
 
     /// An app by its id.
