@@ -14,6 +14,7 @@ pub mod fields;
 pub mod intake;
 pub mod metrics;
 pub mod open;
+mod own;
 pub mod problem;
 pub mod record;
 pub mod refusal;
@@ -39,6 +40,7 @@ use pingora::{Error, ErrorType, Result};
 
 use crate::clock::Clock;
 use crate::settings::{Cidr, LimitSettings, OnFull};
+use crate::tenant_api::TenantApi;
 use crate::upstreams::{Pool, Pools};
 use exchange::{Ending, Exchange};
 use intake::Intake;
@@ -59,6 +61,8 @@ pub struct Edge {
     pub refusals: Arc<Refusals>,
     /// The upstream pools.
     pub pools: Arc<Pools>,
+    /// What tenants may ask about themselves.
+    pub tenant_api: Arc<TenantApi>,
     /// The clock.
     pub clock: Arc<Clock>,
     /// What the proxy's threads count.
@@ -119,6 +123,7 @@ impl ProxyHttp for Proxy {
         let edge = &*self.0;
         match intake::take_in(edge, session, ctx) {
             Intake::Admitted => Ok(false),
+            Intake::Own => own::answer(edge, session, ctx).await.map(|()| true),
             Intake::Denied(denial) => {
                 let problem = refusal::count(edge, ctx, &denial);
                 ctx.leave_open();

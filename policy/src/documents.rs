@@ -12,10 +12,10 @@ mod tree;
 use crate::diagnostics::{Findings, Place};
 use fields::{Fields, Scope};
 pub(crate) use fields::{Located, Text};
+pub use kinds::is_reserved_path;
 pub(crate) use kinds::{
     AddonDoc, AppDoc, HealthDoc, KeyDoc, PeerDoc, PlanDoc, RouteDoc, TenantDoc, UpstreamDoc,
 };
-pub use kinds::is_reserved_path;
 pub(crate) use limit::{Each, LimitDoc, LimitKind};
 use tree::Value;
 

@@ -8,6 +8,7 @@ mod hostile;
 mod http2;
 mod lasting;
 mod limits;
+mod own;
 mod protocols;
 mod records;
 mod unmetered;
