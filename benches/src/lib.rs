@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use orbit_meter::event::{Event, Flags, Kind, Method};
+use orbit_policy::quota::InMemory;
 use orbit_policy::{ApiKey, Policy, PolicySettings, Source};
 
 /// The six levels of limits a key can have above it, narrowest first.
@@ -11,7 +12,7 @@ pub const LEVELS: [&str; 6] =
 
 /// Settings with room for any client.
 pub fn settings() -> PolicySettings {
-    PolicySettings { max_dynamic_keys: 100_000, hash_key: [7; 16] }
+    PolicySettings { max_dynamic_keys: 100_000, hash_key: [7; 16], memory: InMemory::shared() }
 }
 
 const PRODUCTS: &str = r#"

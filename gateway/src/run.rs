@@ -20,6 +20,7 @@ use orbit_meter::ingest::{IndexError, IndexSettings, IngestIndex};
 use orbit_meter::journal::{Journal, JournalError, JournalSettings};
 use orbit_meter::refusals::{Flusher, Refusals, RefusalsError};
 use orbit_meter::ship::{OldestOpen, ShipError, ShipSettings, Shipper, ShipperHandle};
+use orbit_policy::quota::InMemory;
 use orbit_policy::{Diagnostics, Policy, PolicySettings};
 
 use crate::admin::{self, AdminServer, AdminState, Readiness, Token, TokenError};
@@ -191,6 +192,7 @@ impl Parts {
         let policy_settings = PolicySettings {
             max_dynamic_keys: settings.policy.max_dynamic_keys,
             hash_key: limit_state.hash_key(),
+            memory: InMemory::shared(),
         };
         let (policy, loaded) =
             reload::start_policy(&paths, &policy_settings, &clock).map_err(RunError::Policy)?;

@@ -155,6 +155,7 @@ impl Pools {
 
 #[cfg(test)]
 mod tests {
+    use orbit_policy::quota::InMemory;
     use orbit_policy::{Policy, PolicySettings, Source};
     use pingora::protocols::ALPN;
     use pingora::upstreams::peer::Peer;
@@ -167,7 +168,8 @@ mod tests {
             [[upstream]]\nid = \"h2\"\nprotocol = \"http2\"\ntls = true\nsni = \"x.example\"\n\
             peers = [{ address = \"127.0.0.1:1\" }]\n";
         let source = Source { file: "t.toml".into(), text: text.into() };
-        let settings = PolicySettings { max_dynamic_keys: 1, hash_key: [0; 16] };
+        let settings =
+            PolicySettings { max_dynamic_keys: 1, hash_key: [0; 16], memory: InMemory::shared() };
         let policy = Policy::new(&[source], &settings).expect("a valid document");
         let pools = Pools::default().of(&policy.load());
         let alpn = |pool: &Pool| pool.pick().and_then(|peer| peer.get_alpn().cloned());

@@ -13,6 +13,7 @@ use orbit_gateway::storage::StorageHandle;
 use orbit_gateway::telemetry::Metrics;
 use orbit_meter::clickhouse::ClickHouseSettings;
 use orbit_policy::PolicySettings;
+use orbit_policy::quota::InMemory;
 use serde_json::{Value, json};
 
 const PLAN: &str = "[[plan]]\nid = \"business\"\ntitle = \"Business\"\n";
@@ -67,7 +68,11 @@ impl Operator {
         let token_file = home.path().join("admin.token");
         let paths = vec![policy_path];
         let clock = Arc::new(Clock::start());
-        let policy_settings = PolicySettings { max_dynamic_keys: 1000, hash_key: [3; 16] };
+        let policy_settings = PolicySettings {
+            max_dynamic_keys: 1000,
+            hash_key: [3; 16],
+            memory: InMemory::shared(),
+        };
         let (policy, loaded) =
             reload::start_policy(&paths, &policy_settings, &clock).expect("valid documents");
         let reloader =

@@ -110,7 +110,11 @@ fn a_new_key_is_shown_once_and_its_lines_make_it_known() {
     let document = "[[plan]]\nid = \"business\"\n[[tenant]]\nid = \"acme\"\nplan = \"business\"\n";
     let sources = [("a.toml", document), ("b.toml", table)]
         .map(|(file, text)| Source { file: file.to_owned(), text: text.to_owned() });
-    let settings = orbit_policy::PolicySettings { max_dynamic_keys: 10, hash_key: [0; 16] };
+    let settings = orbit_policy::PolicySettings {
+        max_dynamic_keys: 10,
+        hash_key: [0; 16],
+        memory: orbit_policy::quota::InMemory::shared(),
+    };
     let policy = orbit_policy::Policy::new(&sources, &settings).expect("valid");
     assert!(policy.load().identify(Some(key.as_bytes())).is_ok());
 

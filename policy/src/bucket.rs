@@ -6,6 +6,15 @@
 //! of now. So over any span a bucket admits at most `burst + span / interval` tokens, whatever
 //! the interleaving: each admission is one successful compare-and-swap (**P1**).
 //!
+//! Tokens that are guaranteed to somebody are taken without being asked for
+//! ([`force`](Bucket::force)), and so may put the word further ahead than the burst. Whoever
+//! guarantees them sees to it that their rates add up to no more than the bucket's. Then over any
+//! span a bucket admits at most `burst + span / interval` and the bursts of what it guarantees:
+//! since the last instant at which the word was no more than the burst ahead, only guaranteed
+//! tokens were taken, at most `span / interval` and their bursts, while `span / interval` came
+//! back; so the word is never further ahead than the burst and theirs. What is admitted in a span
+//! is what came back in it and at most what the word is ahead at its end.
+//!
 //! When a reload changes a limit's rate or burst, the new bucket takes over what the old one
 //! had spent, in tokens (**P3**). The old word is sealed in the same step, so no take can slip
 //! in between; whoever meets a sealed bucket holds an old snapshot and asks the new one. What was
@@ -70,9 +79,14 @@ impl Terms {
 
     /// Where `cost` tokens would put a TAT of `word`; `None` if that is past the burst.
     pub(crate) fn advance(self, word: u64, cost: u32, now: Nanos) -> Option<u64> {
+        let after = self.forced(word, cost, now);
+        (after.saturating_sub(now.0) <= self.tolerance_ns()).then_some(after)
+    }
+
+    /// Where `cost` tokens put a TAT of `word` that is not held to the burst.
+    fn forced(self, word: u64, cost: u32, now: Nanos) -> u64 {
         let spent = self.interval_ns.saturating_mul(u64::from(cost));
-        let after = word.max(now.0).saturating_add(spent);
-        (after - now.0 <= self.tolerance_ns()).then_some(after)
+        word.max(now.0).saturating_add(spent).min(UNSETTLED - 1)
     }
 
     /// Tokens left at a TAT of `word`.
@@ -208,13 +222,35 @@ impl Bucket {
         }
     }
 
-    /// Undoes a take that found the word at `before`, to the exact word (**P2**).
+    /// Takes `cost` tokens that are guaranteed to whoever asks, past the burst if need be.
+    ///
+    /// Never [`Take::Refused`]; none is left where the burst is passed.
+    #[inline]
+    pub fn force(&self, terms: Terms, cost: u32, now: Nanos) -> Take {
+        let mut word = self.load(now);
+        loop {
+            if word == SEALED {
+                return Take::Sealed;
+            }
+            let after = terms.forced(word, cost, now);
+            match self.word.compare_exchange_weak(word, after, Ordering::AcqRel, Ordering::Acquire)
+            {
+                Ok(_) => {
+                    let remaining = terms.remaining(after, now);
+                    return Take::Granted { before: word, remaining };
+                }
+                Err(seen) => word = seen,
+            }
+        }
+    }
+
+    /// Undoes a take, forced or not, that found the word at `before`, to the exact word (**P2**).
     ///
     /// False when somebody took in between: then the tokens stay spent. Giving them back blind
     /// could forgive time in which the bucket would have been full anyway, and admit too many
     /// (**P1** is the stronger promise).
     pub fn put_back(&self, terms: Terms, cost: u32, now: Nanos, before: u64) -> bool {
-        let Some(after) = terms.advance(before, cost, now) else { return false };
+        let after = terms.forced(before, cost, now);
         self.word.compare_exchange(after, before, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 

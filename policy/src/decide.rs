@@ -13,6 +13,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::calendar::Period;
 use crate::snapshot::{
     COMPOSED, Caller, Level, NoRoute, NotIdentified, Route, RouteIndex, Slot, Snapshot, Status,
     Tenant,
@@ -21,7 +22,7 @@ use crate::time::Nanos;
 use chain::{Chain, Walk};
 
 /// More limits than this on one chain are refused at validation.
-pub(crate) const MAX_CHAIN: usize = 32;
+pub(crate) const MAX_CHAIN: usize = 64;
 
 /// A request as the policy sees it.
 pub struct Call<'a> {
@@ -63,6 +64,8 @@ pub struct Admission {
 struct Standing {
     slot: u8,
     remaining: u64,
+    /// Whether it is the rate to which a quota throttles.
+    throttled: bool,
 }
 
 /// What a request holds while it is in flight.
@@ -70,7 +73,8 @@ pub struct Permit {
     snapshot: Arc<Snapshot>,
     caller: Caller,
     route: RouteIndex,
-    entered: u32,
+    entered: u64,
+    unix_us: i64,
 }
 
 /// A refused request.
@@ -99,13 +103,15 @@ pub enum Reason {
     NotEntitled,
     /// 429.
     Limited(Limited),
+    /// 429: a quota is used up, and of all that refuse it holds longest.
+    QuotaExhausted(Exhausted),
 }
 
 /// Which limits refused, and until when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limited {
     slot: u8,
-    violated: u32,
+    violated: u64,
     /// Tokens left at the limit that refused, fewer than the request costs.
     pub remaining: u64,
     /// The earliest instant at which the same request would be admitted by every limit if
@@ -117,6 +123,30 @@ pub struct Limited {
     pub never: bool,
 }
 
+/// A quota that is used up, in units of its meter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exhausted {
+    /// Which refused, and until when.
+    pub limited: Limited,
+    /// What was used in the window.
+    pub used: u64,
+    /// What may be used in it, with grants and what was rolled over, without grace.
+    pub limit: u64,
+    /// The end of the window, unix microseconds.
+    pub resets_us: i64,
+}
+
+impl Reason {
+    fn limited(&self) -> Option<&Limited> {
+        match self {
+            Reason::Limited(limited) | Reason::QuotaExhausted(Exhausted { limited, .. }) => {
+                Some(limited)
+            }
+            _ => None,
+        }
+    }
+}
+
 /// A limit as shown to a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LimitView<'a> {
@@ -126,9 +156,10 @@ pub struct LimitView<'a> {
     pub level: Level,
     /// The tenant it stands at.
     pub tenant: &'a str,
-    /// Tokens when full, or requests in flight at most.
+    /// Tokens when full, requests in flight at most, or the limit of a quota.
     pub quota: u64,
-    /// Seconds in which an empty bucket fills; 0 for a concurrency limit.
+    /// Seconds in which an empty bucket fills, or a quota's window (months of 30 days) passes; 0
+    /// for a concurrency limit.
     pub window_s: u64,
 }
 
@@ -193,12 +224,16 @@ impl Snapshot {
         }
         let chain = Chain::new(self, caller, route, call);
         match chain.walk() {
-            Walk::Admitted { entered, nearest } => {
-                let permit = Permit { snapshot: Arc::clone(self), caller, route, entered };
-                let standing = nearest.map(|(slot, remaining)| Standing { slot, remaining });
+            Walk::Admitted { entered, nearest, throttled } => {
+                let snapshot = Arc::clone(self);
+                let permit = Permit { snapshot, caller, route, entered, unix_us: call.unix_us };
+                let standing = nearest.map(|(slot, remaining)| {
+                    let throttled = throttled >> slot & 1 == 1;
+                    Standing { slot, remaining, throttled }
+                });
                 Some(Decision::Admit(Admission { permit, standing }))
             }
-            Walk::Refused(limited) => deny(Reason::Limited(limited)),
+            Walk::Refused(reason) => deny(reason),
             Walk::Stale => None,
         }
     }
@@ -232,7 +267,7 @@ impl Snapshot {
     fn views(&self, caller: Caller, route: RouteIndex) -> impl Iterator<Item = LimitView<'_>> {
         let own = &self.keys[caller.key as usize].own;
         let chain = &self.tenants[caller.tenant as usize].chain;
-        let applies = move |slot: &&Slot| self.applies(slot, route);
+        let applies = move |slot: &&Slot| self.applies(slot, route) && !slot.is_guarantee();
         own.iter().chain(&**chain).filter(applies).map(|slot| self.view(slot))
     }
 }
@@ -263,6 +298,10 @@ impl Permit {
         &self.snapshot.apps[self.route().app as usize].id
     }
 
+    pub(crate) fn unix_us(&self) -> i64 {
+        self.unix_us
+    }
+
     /// The snapshot that admitted the request.
     pub fn snapshot(&self) -> &Arc<Snapshot> {
         &self.snapshot
@@ -287,12 +326,16 @@ impl Drop for Permit {
 
 impl Admission {
     /// The limit nearest to its end, what is left of it, and in how many seconds there is more
-    /// (the time of one token, rounded up). `None`: no rate limit applies.
+    /// (the time of one token, rounded up; of a quota, what is left of its window). `None`: no rate
+    /// limit and no quota applies.
     pub fn nearest(&self) -> Option<(LimitView<'_>, u64, u64)> {
-        let Standing { slot, remaining } = self.standing?;
+        let Standing { slot, remaining, throttled } = self.standing?;
         let snapshot = &self.permit.snapshot;
         let slot = snapshot.slot(self.permit.caller, slot);
-        let seconds = slot.terms().map_or(1, |t| t.interval_ns.div_ceil(Nanos::SECOND.0));
+        let seconds = match slot.quota_here() {
+            Some(quota) if !throttled => quota.seconds_left(self.permit.unix_us),
+            _ => slot.terms().map_or(1, |t| t.interval_ns.div_ceil(Nanos::SECOND.0)),
+        };
         Some((snapshot.view(slot), remaining, seconds))
     }
 
@@ -342,18 +385,23 @@ impl Denial {
         self.route().map(|route| &*self.snapshot.apps[route.app as usize].granted_by)
     }
 
-    /// The limit that holds longest, if limits refused.
+    /// The limit or quota that holds longest, if one refused.
     pub fn limit(&self) -> Option<LimitView<'_>> {
-        let (Reason::Limited(limited), Some(caller)) = (self.reason, self.caller) else {
-            return None;
-        };
+        let (limited, caller) = self.reason.limited().zip(self.caller)?;
         Some(self.snapshot.view(self.snapshot.slot(caller, limited.slot)))
     }
 
-    /// Every limit that would have refused, narrowest first.
+    /// The meter and period of the quota that holds longest, if one refused or throttles.
+    pub fn quota(&self) -> Option<(&str, Period)> {
+        let (limited, caller) = self.reason.limited().zip(self.caller)?;
+        let quota = self.snapshot.slot(caller, limited.slot).quota_here()?;
+        Some((&self.snapshot.meter(quota.rules.meter).id, quota.period()))
+    }
+
+    /// Every limit and quota that would have refused, narrowest first.
     pub fn violated(&self) -> impl Iterator<Item = LimitView<'_>> {
-        let (mask, caller) = match (self.reason, self.caller) {
-            (Reason::Limited(limited), Some(caller)) => (limited.violated, Some(caller)),
+        let (mask, caller) = match (self.reason.limited(), self.caller) {
+            (Some(limited), Some(caller)) => (limited.violated, Some(caller)),
             _ => (0, None),
         };
         (0..MAX_CHAIN as u8).filter(move |index| mask >> index & 1 == 1).filter_map(move |index| {

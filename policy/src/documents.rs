@@ -1,22 +1,28 @@
 //! The operators' documents as they stand: typed, located, not yet checked against each other.
 //!
 //! Any `.toml` file may hold any of the kinds, each an array of tables: `[[plan]]`, `[[addon]]`,
-//! `[[app]]`, `[[route]]`, `[[upstream]]`, `[[tenant]]`, `[[key]]`. A mistake in one table never
-//! hides a mistake in another.
+//! `[[app]]`, `[[route]]`, `[[upstream]]`, `[[tenant]]`, `[[key]]`, `[[meter]]`. A mistake in one
+//! table never hides a mistake in another.
 
 mod fields;
 mod kinds;
 mod limit;
+mod meter;
+mod quota;
+mod share;
 mod tree;
 
 use crate::diagnostics::{Findings, Place};
+pub(crate) use fields::{Amount, Located, Text};
 use fields::{Fields, Scope};
-pub(crate) use fields::{Located, Text};
 pub use kinds::is_reserved_path;
 pub(crate) use kinds::{
     AddonDoc, AppDoc, HealthDoc, KeyDoc, PeerDoc, PlanDoc, RouteDoc, TenantDoc, UpstreamDoc,
 };
-pub(crate) use limit::{Each, LimitDoc, LimitKind};
+pub(crate) use limit::{Each, LimitDoc, LimitKind, Written, period, refills};
+pub(crate) use meter::MeterDoc;
+pub(crate) use quota::{GrantDoc, QuotaDoc};
+pub(crate) use share::Share;
 use tree::Value;
 
 /// One document: its name for messages, and its text.
@@ -38,11 +44,13 @@ pub(crate) struct Documents<'i> {
     pub(crate) upstreams: Vec<UpstreamDoc<'i>>,
     pub(crate) tenants: Vec<TenantDoc<'i>>,
     pub(crate) keys: Vec<KeyDoc<'i>>,
+    pub(crate) meters: Vec<MeterDoc<'i>>,
+    pub(crate) grants: Vec<GrantDoc<'i>>,
     /// Tables with a finding of their own, by kind and id: references to them are not at fault.
     pub(crate) broken: Vec<(&'static str, Text<'i>)>,
 }
 
-const KINDS: &str = "plan, addon, app, route, upstream, tenant, key";
+const KINDS: &str = "plan, addon, app, route, upstream, tenant, key, meter, grant";
 
 /// Reads every source; mistakes go to `findings`, what could be read is returned.
 pub(crate) fn read<'i>(sources: &'i [Source], findings: &mut Findings) -> Documents<'i> {
@@ -88,6 +96,8 @@ impl<'i> Documents<'i> {
             "upstream" => ("upstream", true),
             "tenant" => ("tenant", true),
             "key" => ("key", true),
+            "meter" => ("meter", true),
+            "grant" => ("grant", true),
             _ => ("", false),
         };
         if !known {
@@ -115,6 +125,8 @@ impl<'i> Documents<'i> {
                 "route" => keep(&mut self.routes, RouteDoc::read(fields)),
                 "upstream" => keep(&mut self.upstreams, UpstreamDoc::read(fields)),
                 "tenant" => keep(&mut self.tenants, TenantDoc::read(fields)),
+                "meter" => keep(&mut self.meters, MeterDoc::read(fields)),
+                "grant" => keep(&mut self.grants, GrantDoc::read(fields)),
                 _ => keep(&mut self.keys, KeyDoc::read(fields)),
             };
             if !whole {

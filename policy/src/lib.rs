@@ -12,6 +12,7 @@
 //! reload nor a restart forgives spent allowance; **P4** bad documents change nothing and say why.
 
 pub mod bucket;
+pub mod calendar;
 mod catalogue;
 pub mod decide;
 pub mod diagnostics;
@@ -19,7 +20,9 @@ pub mod documents;
 pub mod dynamic;
 pub mod gauge;
 pub mod keys;
+pub mod meters;
 mod policy;
+pub mod quota;
 pub mod snapshot;
 mod sync;
 pub mod time;
@@ -29,6 +32,7 @@ pub use decide::{Admission, Call, Decision, Denial, Permit, Reason};
 pub use diagnostics::{Diagnostic, Diagnostics};
 pub use documents::Source;
 pub use keys::ApiKey;
+pub use meters::{Aggregate, Meter, MeterId, MeterValue};
 pub use policy::{
     Applied, Held, Owner, Policy, PolicySettings, Record, Restored, Spent, Summary, check,
 };

@@ -2,6 +2,7 @@
 
 mod carry;
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use arc_swap::ArcSwap;
@@ -11,6 +12,7 @@ use crate::decide::{Call, Decision};
 use crate::diagnostics::Diagnostics;
 use crate::documents::Source;
 use crate::dynamic::DynamicBuckets;
+use crate::quota::Memory;
 use crate::snapshot::{Equipment, Snapshot};
 use crate::time::Nanos;
 pub use carry::{Held, Owner, Record, Restored, Spent};
@@ -23,6 +25,8 @@ pub struct PolicySettings {
     /// Key of the hash by which they are held; random, so that nobody can aim for one bucket. What
     /// they have spent is found again after a restart under the same key only.
     pub hash_key: [u8; 16],
+    /// Where quotas count.
+    pub memory: Arc<dyn Memory>,
 }
 
 /// The policy in force. Reading it is wait-free; [`apply`](Self::apply) calls take turns.
@@ -33,7 +37,13 @@ pub struct Policy {
     /// building it: whoever holds it sees every bucket where it is in force.
     handing_over: Mutex<()>,
     equip: OnceLock<Equip>,
+    memory: Arc<dyn Memory>,
+    /// The instant quotas were last rolled to, unix microseconds.
+    rolled_us: AtomicI64,
 }
+
+/// Quotas are rolled once in this time, in microseconds.
+const ROLL_US: i64 = 60_000_000;
 
 type Equip = Box<dyn Fn(&Snapshot) -> Equipment + Send + Sync>;
 
@@ -71,19 +81,23 @@ impl Summary {
 /// Validates documents as [`Policy::apply`] would, and changes nothing.
 pub fn check(sources: &[Source]) -> Result<Summary, Diagnostics> {
     let dynamic = Arc::new(DynamicBuckets::new(0, [0; 16]));
-    catalogue::build(sources, None, &dynamic).map(|snapshot| Summary::of(&snapshot))
+    catalogue::build(sources, None, &dynamic, None).map(|snapshot| Summary::of(&snapshot))
 }
 
 impl Policy {
     /// The first policy of a process; every bucket starts full until [`restore`](Self::restore).
     pub fn new(sources: &[Source], settings: &PolicySettings) -> Result<Policy, Diagnostics> {
         let dynamic = DynamicBuckets::new(settings.max_dynamic_keys, settings.hash_key);
-        let snapshot = catalogue::build(sources, None, &Arc::new(dynamic))?;
+        let memory = Arc::clone(&settings.memory);
+        let snapshot = catalogue::build(sources, None, &Arc::new(dynamic), Some(&*memory))?;
+        memory.retain(&|key| snapshot.quota(key).is_some());
         Ok(Policy {
             current: ArcSwap::from_pointee(snapshot),
             applying: Mutex::new(()),
             handing_over: Mutex::new(()),
             equip: OnceLock::new(),
+            memory,
+            rolled_us: AtomicI64::new(i64::MAX),
         })
     }
 
@@ -120,7 +134,7 @@ impl Policy {
     ) -> Result<Applied, Diagnostics> {
         let _turn = self.applying.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let before = self.current.load_full();
-        let next = catalogue::build(sources, Some(&before), &before.dynamic)?;
+        let next = catalogue::build(sources, Some(&before), &before.dynamic, Some(&*self.memory))?;
         let applied = Applied { version: next.version, summary: Summary::of(&next) };
         if let Some(equip) = self.equip.get() {
             next.equipment.get_or_init(|| equip(&next));
@@ -146,6 +160,17 @@ impl Policy {
             }
             // A bucket of this snapshot was taken over: a newer snapshot is in force already.
         }
+    }
+
+    /// Notes that quotas are in the windows of this instant.
+    pub(crate) fn rolled_at(&self, unix_us: i64) {
+        self.rolled_us.store(unix_us, Ordering::Relaxed);
+    }
+
+    /// Whether an instant is not in the future, as far as is known: what is dated too early must not
+    /// make a window pass.
+    pub(crate) fn is_due(&self, unix_us: i64) -> bool {
+        unix_us <= self.rolled_us.load(Ordering::Relaxed).saturating_add(ROLL_US)
     }
 
     /// Frees the buckets of clients and end users that are full again. Returns how many are left.

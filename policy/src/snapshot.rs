@@ -20,6 +20,8 @@ use crate::documents::Each;
 use crate::dynamic::DynamicBuckets;
 use crate::gauge::Gauge;
 use crate::keys::{KeyId, Presented, SecretHash};
+use crate::meters::{Meter, MeterId};
+use crate::quota::{Beyond, Quota};
 use crate::time::Nanos;
 
 /// Where in the tree a limit stands. From the narrowest to the widest.
@@ -135,6 +137,13 @@ pub struct Route {
     pub upstream: u32,
     /// The meter it counts on.
     pub meter: Box<str>,
+    /// The same, in [`Snapshot::meters`].
+    pub meter_id: MeterId,
+    /// Further meters, each with a row for every request that has a value; at most
+    /// [`MAX_MEASURED`](crate::meters::MAX_MEASURED).
+    pub measured: Box<[MeterId]>,
+    /// Meters of distinct ones that requests of this route may have members of.
+    pub distinct: Box<[MeterId]>,
     /// Tokens and metered quantity of one request.
     pub cost: u32,
 }
@@ -238,9 +247,74 @@ pub(crate) const EVERYWHERE: u32 = u32::MAX;
 
 #[derive(Clone, Debug)]
 pub(crate) enum Control {
-    Bucket { bucket: Arc<Bucket>, terms: Terms },
-    Gauge { gauge: Arc<Gauge>, max: u32 },
-    Each { each: Each, limit: u64, terms: Terms },
+    Bucket {
+        bucket: Arc<Bucket>,
+        terms: Terms,
+    },
+    /// Stands right before the ceiling of its share. Boxed: most chains have none, and slots stay
+    /// small.
+    Guarantee(Box<Guarantee>),
+    Gauge {
+        gauge: Arc<Gauge>,
+        max: u32,
+    },
+    Each {
+        each: Each,
+        limit: u64,
+        terms: Terms,
+    },
+    Quota(Arc<Quota>),
+}
+
+/// Where a quota stands: a slot of the chain of its owner.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct QuotaPlace {
+    pub(crate) key: u128,
+    pub(crate) owner: u32,
+    pub(crate) slot: u8,
+}
+
+/// What is guaranteed of the limit a share is of. It never refuses: what it has left secures the
+/// limits above, and without that they are asked like any other.
+#[derive(Clone, Debug)]
+pub(crate) struct Guarantee {
+    pub(crate) bucket: Arc<Bucket>,
+    pub(crate) terms: Terms,
+    /// The limits that are debited without being asked when this has tokens: bit 1 is the next slot
+    /// of the chain, and so on. 0: the limit it is of is not on this chain, and it does nothing.
+    pub(crate) secures: u64,
+}
+
+/// Ends the name of a share's guarantee. Not for names in documents.
+pub(crate) const GUARANTEE: &str = ":guarantee";
+
+impl Slot {
+    /// The bucket of a limit that is or guarantees a rate.
+    pub(crate) fn bucket(&self) -> Option<(&Arc<Bucket>, Terms)> {
+        match &self.control {
+            Control::Bucket { bucket, terms } => Some((bucket, *terms)),
+            Control::Guarantee(guarantee) => Some((&guarantee.bucket, guarantee.terms)),
+            // What throttles beyond a quota is a bucket like any other.
+            Control::Quota(quota) => match &quota.rules.beyond {
+                Beyond::Throttle { bucket, terms } => Some((bucket, *terms)),
+                Beyond::Block | Beyond::Bill => None,
+            },
+            Control::Gauge { .. } | Control::Each { .. } => None,
+        }
+    }
+
+    /// The quota that stands here.
+    pub(crate) fn quota_here(&self) -> Option<&Arc<Quota>> {
+        match &self.control {
+            Control::Quota(quota) => Some(quota),
+            _ => None,
+        }
+    }
+
+    /// Whether it is part of a share rather than a limit of its own to a client.
+    pub(crate) fn is_guarantee(&self) -> bool {
+        matches!(self.control, Control::Guarantee(_))
+    }
 }
 
 /// A limit's name: `requests` of level `team` is `team/requests`.
@@ -298,6 +372,12 @@ pub struct Snapshot {
     pub(crate) route_table: RouteTable,
     pub(crate) upstreams: Vec<Upstream>,
     pub(crate) scopes: Vec<BitSet>,
+    /// By id.
+    pub(crate) meters: Vec<Meter>,
+    /// Data in and data out.
+    pub(crate) volume: [MeterId; 2],
+    /// Every quota once, by key.
+    pub(crate) quotas: Vec<QuotaPlace>,
     pub(crate) labels: Vec<Label>,
     pub(crate) policy_fields: Vec<Box<str>>,
     pub(crate) dynamic: Arc<DynamicBuckets>,
@@ -424,31 +504,38 @@ impl Snapshot {
     }
 
     /// The limits that hold a tenant, narrowest first, and their state. `None`: no such tenant.
+    ///
+    /// The guarantee of a share stands before it, under the share's name and `:guarantee`. Quotas
+    /// are shown by [`quotas_of`](Self::quotas_of).
     pub fn usage(&self, tenant: &str, now: Nanos) -> Option<Vec<LimitUsage>> {
         let tenant = self.tenant(tenant)?;
         Some(self.usage_of(&tenant.chain, now))
     }
 
     fn usage_of(&self, slots: &[Slot], now: Nanos) -> Vec<LimitUsage> {
-        let usage = slots.iter().map(|slot| LimitUsage {
-            level: slot.level,
-            tenant: self.tenants[slot.owner as usize].id.to_string(),
-            name: self.labels[slot.label as usize].name.to_string(),
-            state: match &slot.control {
-                Control::Bucket { bucket, terms } => LimitState::Rate {
-                    interval_ns: terms.interval_ns,
-                    burst: terms.burst,
-                    remaining: bucket.remaining(*terms, now),
-                },
+        let rate = |bucket: &Bucket, terms: Terms| LimitState::Rate {
+            interval_ns: terms.interval_ns,
+            burst: terms.burst,
+            remaining: bucket.remaining(terms, now),
+        };
+        let limits = slots.iter().filter_map(|slot| {
+            let state = match &slot.control {
+                Control::Bucket { bucket, terms } => rate(bucket, *terms),
+                Control::Guarantee(guarantee) => rate(&guarantee.bucket, guarantee.terms),
                 Control::Gauge { gauge, max } => {
                     LimitState::Concurrent { max: *max, in_flight: gauge.count() }
                 }
                 Control::Each { terms, .. } => {
                     LimitState::Each { interval_ns: terms.interval_ns, burst: terms.burst }
                 }
-            },
+                Control::Quota(_) => return None,
+            };
+            let level = slot.level;
+            let tenant = self.tenants[slot.owner as usize].id.to_string();
+            let name = self.labels[slot.label as usize].name.to_string();
+            Some(LimitUsage { level, tenant, name, state })
         });
-        usage.collect()
+        limits.collect()
     }
 
     /// An app by its id.
@@ -469,6 +556,27 @@ impl Snapshot {
     /// The routes.
     pub fn routes(&self) -> &[Route] {
         &self.routes
+    }
+
+    /// Every meter there is, by id; [`MeterId`] is a place among them.
+    pub fn meters(&self) -> &[Meter] {
+        &self.meters
+    }
+
+    /// The meter of this number.
+    pub fn meter(&self, id: MeterId) -> &Meter {
+        &self.meters[id.0 as usize]
+    }
+
+    /// The number of the meter with this id. `None`: nothing defines it and no route counts on it.
+    pub fn meter_id(&self, id: &str) -> Option<MeterId> {
+        let found = self.meters.binary_search_by(|meter| (*meter.id).cmp(id));
+        found.ok().map(|index| MeterId(index as u32))
+    }
+
+    /// The meters of body bytes from clients and to them.
+    pub fn volume(&self) -> [MeterId; 2] {
+        self.volume
     }
 
     /// Ready-made `RateLimit-Policy` values; see

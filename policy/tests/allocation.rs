@@ -5,6 +5,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr};
 
+use orbit_policy::quota::InMemory;
 use orbit_policy::{ApiKey, Call, Decision, Nanos, Policy, PolicySettings, Source};
 
 struct Counting;
@@ -68,7 +69,8 @@ limits = [{{ name = "requests", rate = 1, per = "hour", burst = 1_000 }}]
 "#,
         key.id, key.hash
     );
-    let settings = PolicySettings { max_dynamic_keys: 100, hash_key: [3; 16] };
+    let settings =
+        PolicySettings { max_dynamic_keys: 100, hash_key: [3; 16], memory: InMemory::shared() };
     Policy::new(&[Source { file: "t.toml".into(), text }], &settings).expect("valid")
 }
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::PermissionsExt;
 
+use orbit_policy::quota::InMemory;
 use orbit_policy::{ApiKey, Call, Decision, PolicySettings, Source};
 
 use super::*;
@@ -38,7 +39,11 @@ impl Process {
     fn start(directory: &Path, key: &ApiKey, after_crash: AfterCrash) -> Process {
         let clock = Arc::new(Clock::start());
         let state = LimitState::open(directory).expect("usable");
-        let settings = PolicySettings { max_dynamic_keys: 1_000, hash_key: state.hash_key() };
+        let settings = PolicySettings {
+            max_dynamic_keys: 1_000,
+            hash_key: state.hash_key(),
+            memory: InMemory::shared(),
+        };
         let policy = Arc::new(Policy::new(&documents(key), &settings).expect("valid"));
         let saver = state.resume(Arc::clone(&policy), Arc::clone(&clock), after_crash);
         let key = key.reveal().to_owned();

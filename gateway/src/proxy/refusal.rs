@@ -1,7 +1,7 @@
 //! A refusal on the wire: each reason to its one status, problem and header fields, and counted.
 
 use http::StatusCode;
-use orbit_policy::decide::Limited;
+use orbit_policy::decide::{Exhausted, LimitView, Limited};
 use orbit_policy::snapshot::{NoRoute, NotIdentified};
 use orbit_policy::{Denial, Nanos, Reason};
 use serde_json::Value;
@@ -26,6 +26,7 @@ pub fn name(reason: Reason) -> &'static str {
         Reason::NotEntitled => "not_entitled",
         Reason::Limited(Limited { concurrency: true, .. }) => "concurrency_limited",
         Reason::Limited(_) => "rate_limited",
+        Reason::QuotaExhausted(_) => "quota_exhausted",
     }
 }
 
@@ -80,6 +81,7 @@ fn answer(denial: &Denial, now: Nanos) -> Problem {
         }
         Reason::NotEntitled => not_entitled(denial),
         Reason::Limited(limited) => too_many(denial, &limited, now),
+        Reason::QuotaExhausted(exhausted) => used_up(denial, &exhausted, now),
     }
 }
 
@@ -118,12 +120,7 @@ fn too_many(denial: &Denial, limited: &Limited, now: Nanos) -> Problem {
     let Some(limit) = denial.limit() else {
         unreachable!("a denial by a limit names it");
     };
-    // Rounded up, so never earlier than the instant at which the request would be admitted.
-    let retry_s = match limited.ready_at {
-        Some(ready_at) => Some(ready_at.since(now).div_ceil(Nanos::SECOND.0).max(1)),
-        None if limited.concurrency => Some(1),
-        None => None,
-    };
+    let retry_s = retry_s(limited, now);
     let (quota, level) = (limit.quota, limit.level.as_str());
     let detail = match retry_s {
         _ if limited.concurrency => format!(
@@ -139,13 +136,65 @@ fn too_many(denial: &Denial, limited: &Limited, now: Nanos) -> Problem {
             limit.name, limit.tenant
         ),
     };
+    let problem = exceeded(denial, limit, detail).with("limit", limit.name);
+    with_retry(problem, limit, limited, retry_s)
+}
+
+fn used_up(denial: &Denial, exhausted: &Exhausted, now: Nanos) -> Problem {
+    let (Some(limit), Some((meter, period))) = (denial.limit(), denial.quota()) else {
+        unreachable!("a denial by a quota names it");
+    };
+    let Exhausted { limited, used, limit: allowed, resets_us } = exhausted;
+    let retry_s = retry_s(limited, now);
+    let resets_at = rfc3339(*resets_us);
+    let (name, level, tenant, per) =
+        (limit.name, limit.level.as_str(), limit.tenant, period.as_str());
+    let detail = match retry_s {
+        Some(_) => format!(
+            "`{name}` of {level} `{tenant}` is used up: {used} of {allowed} {meter} in this {per}. It starts anew at {resets_at}."
+        ),
+        None => format!(
+            "The request costs more {meter} than `{name}` of {level} `{tenant}` allows in a {per}."
+        ),
+    };
+    let problem = exceeded(denial, limit, detail)
+        .with("quota", name)
+        .with("meter", meter)
+        .with("used", *used)
+        .with("limit", *allowed)
+        .with("period", per)
+        .with("resets-at", resets_at);
+    with_retry(problem, limit, limited, retry_s)
+}
+
+/// What every refusal by limits or quotas says.
+fn exceeded(denial: &Denial, limit: LimitView<'_>, detail: String) -> Problem {
     let violated: Vec<Value> = denial.violated().map(|limit| limit.name.into()).collect();
-    let problem = Problem::of_type(StatusCode::TOO_MANY_REQUESTS, QUOTA_EXCEEDED, detail)
+    Problem::of_type(StatusCode::TOO_MANY_REQUESTS, QUOTA_EXCEEDED, detail)
         .with("violated-policies", violated)
-        .with("level", level)
-        .with("limit", limit.name)
+        .with("level", limit.level.as_str())
         .with("tenant", limit.tenant)
-        .header(RATELIMIT_POLICY, fields::compose_policy(denial.limits()));
+        .header(RATELIMIT_POLICY, fields::compose_policy(denial.limits()))
+}
+
+/// Seconds until the request would be admitted, rounded up, so never too early. `None`: never.
+fn retry_s(limited: &Limited, now: Nanos) -> Option<u64> {
+    match limited.ready_at {
+        Some(ready_at) => Some(ready_at.since(now).div_ceil(Nanos::SECOND.0).max(1)),
+        None => limited.concurrency.then_some(1),
+    }
+}
+
+fn rfc3339(unix_us: i64) -> String {
+    jiff::Timestamp::from_microsecond(unix_us).unwrap_or(jiff::Timestamp::MAX).to_string()
+}
+
+fn with_retry(
+    problem: Problem,
+    limit: LimitView<'_>,
+    limited: &Limited,
+    retry_s: Option<u64>,
+) -> Problem {
     match retry_s {
         None => problem,
         Some(seconds) => {

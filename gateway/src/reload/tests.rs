@@ -1,5 +1,6 @@
 //! Reloads through each trigger, against real directories.
 
+use orbit_policy::quota::InMemory;
 use std::fs;
 use std::path::Path;
 
@@ -28,7 +29,8 @@ fn directory() -> tempfile::TempDir {
 /// A policy and its reloader on `home/policy`.
 fn started(home: &Path, watched: bool) -> (Arc<Policy>, Reloader) {
     let paths = vec![home.join("policy")];
-    let settings = PolicySettings { max_dynamic_keys: 1000, hash_key: [7; 16] };
+    let settings =
+        PolicySettings { max_dynamic_keys: 1000, hash_key: [7; 16], memory: InMemory::shared() };
     let clock = Arc::new(Clock::start());
     let (policy, status) = start_policy(&paths, &settings, &clock).expect("valid documents");
     let reloader =

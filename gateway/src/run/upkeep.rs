@@ -2,6 +2,7 @@
 //!
 //! Owns one thread that frees the limits of clients that have not been seen for a while, and
 //! moves histogram samples into their buckets, so that memory stays bounded whoever asks for what.
+//! Each minute it lets quotas move on to their current windows.
 
 use std::io;
 use std::sync::Arc;
@@ -18,6 +19,9 @@ use crate::telemetry::Metrics;
 /// How often it happens.
 const INTERVAL: Duration = Duration::from_secs(1);
 
+/// After how many intervals quotas are rolled: a minute.
+const ROLL_EVERY: u32 = 60;
+
 /// The thread; dropping it ends it.
 pub(super) struct Upkeep {
     stop: Option<Sender<()>>,
@@ -31,11 +35,19 @@ impl Upkeep {
         clock: Arc<Clock>,
     ) -> io::Result<Upkeep> {
         describe_gauge!("orbit_dynamic_keys", "Client addresses and end users held one by one.");
+        let unkept = "Quotas whose count has no room and is forgotten at a restart.";
+        describe_gauge!("orbit_quotas_unkept", unkept);
         let (stop, stopped) = mpsc::channel();
         let run = move || {
+            let mut beats = 0;
             while stopped.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
                 gauge!("orbit_dynamic_keys").set(policy.sweep(clock.now()) as f64);
                 metrics.upkeep();
+                if beats == 0 {
+                    policy.roll(clock.unix_us());
+                    gauge!("orbit_quotas_unkept").set(policy.unkept_quotas() as f64);
+                }
+                beats = (beats + 1) % ROLL_EVERY;
             }
         };
         let thread = std::thread::Builder::new().name("upkeep".to_owned()).spawn(run)?;

@@ -25,6 +25,7 @@ use orbit_meter::clickhouse::{ClickHouseSettings, Store};
 use orbit_meter::event::{Flags, Kind, View};
 use orbit_meter::journal::{Journal, JournalSettings};
 use orbit_meter::refusals::Refusals;
+use orbit_policy::quota::InMemory;
 use orbit_policy::{ApiKey, Policy, PolicySettings, Source};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -195,7 +196,11 @@ impl Bench {
         let mut journal = JournalSettings::new(directory.path().join("journal"));
         journal.segment_bytes = 1 << 20;
         let journal = Journal::open(journal).unwrap();
-        let policy_settings = PolicySettings { max_dynamic_keys: 1_000, hash_key: [9; 16] };
+        let policy_settings = PolicySettings {
+            max_dynamic_keys: 1_000,
+            hash_key: [9; 16],
+            memory: InMemory::shared(),
+        };
         let policy = match Policy::new(&sources(text), &policy_settings) {
             Ok(policy) => Arc::new(policy),
             Err(diagnostics) => panic!("{diagnostics}"),

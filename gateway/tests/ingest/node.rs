@@ -12,6 +12,7 @@ use orbit_gateway::ingest::{Bounds, IngestServer, IngestState};
 use orbit_meter::event::{EventId, Kind, View};
 use orbit_meter::ingest::{IndexSettings, IngestIndex};
 use orbit_meter::journal::{Journal, JournalSettings};
+use orbit_policy::quota::InMemory;
 use orbit_policy::{Nanos, Policy, PolicySettings, Source};
 use serde_json::{Value, json};
 
@@ -131,7 +132,11 @@ impl Node {
             IndexSettings { min_slots: 256, ..IndexSettings::new(Duration::from_hours(24 * 36)) };
         let index = IngestIndex::open(&journal, &settings, clock.unix_us()).unwrap();
         let index = Arc::new(index);
-        let settings = PolicySettings { max_dynamic_keys: 1000, hash_key: [3; 16] };
+        let settings = PolicySettings {
+            max_dynamic_keys: 1000,
+            hash_key: [3; 16],
+            memory: InMemory::shared(),
+        };
         let policy = Arc::new(Policy::new(&[source(POLICY)], &settings).unwrap());
         let token_file = directory.join("ingest.token");
         let state = IngestState {

@@ -4,12 +4,10 @@ use super::index::{Broken, Index};
 use super::products::Products;
 use crate::diagnostics::{Findings, Place};
 use crate::documents::{HealthDoc, PeerDoc, RouteDoc, UpstreamDoc};
+use crate::meters::{DEFAULT_METER, MeterId};
 use crate::snapshot::{
     BitSet, Health, Peer, Route, RouteIndex, RouteTable, RouteTableBuilder, Upstream,
 };
-
-/// The meter of a route that names none.
-const DEFAULT_METER: &str = "api_calls";
 
 pub(super) struct Upstreams<'d> {
     pub(super) upstreams: Vec<Upstream>,
@@ -81,7 +79,11 @@ impl<'d> Routes<'d> {
                 id: id.into(),
                 app: app.unwrap_or_default(),
                 upstream: upstream.unwrap_or_default(),
-                meter: doc.meter.as_deref().unwrap_or(DEFAULT_METER).into(),
+                meter: doc.meter.as_ref().map_or(DEFAULT_METER, |meter| &*meter.value).into(),
+                // Known once the meters are.
+                meter_id: MeterId(0),
+                measured: Box::default(),
+                distinct: Box::default(),
                 cost: doc.cost,
             });
         }

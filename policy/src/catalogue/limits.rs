@@ -5,12 +5,15 @@ use std::sync::Arc;
 use super::edges::Routes;
 use super::index::{Broken, Interner};
 use super::products::Products;
+use super::shares::{Above, Split, shifted};
 use crate::bucket::{Bucket, Terms};
 use crate::diagnostics::Findings;
-use crate::documents::{LimitDoc, LimitKind, PlanDoc};
+use crate::documents::{Each, LimitDoc, LimitKind, PlanDoc, Written};
 use crate::dynamic;
 use crate::gauge::Gauge;
-use crate::snapshot::{BitSet, Control, EVERYWHERE, Label, Level, Slot, Snapshot};
+use crate::snapshot::{
+    BitSet, Control, EVERYWHERE, GUARANTEE, Guarantee, Label, Level, Slot, Snapshot,
+};
 
 /// Everything that making slots needs and leaves behind.
 pub(crate) struct Limits<'b> {
@@ -29,8 +32,28 @@ pub(super) struct Resolved {
     label: u32,
     scope: u32,
     level: Level,
-    kind: LimitKind,
-    each: Option<crate::documents::Each>,
+    kind: Kind,
+    written: Written,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Rate(Terms),
+    Each(Each, Terms),
+    /// What it secures: bits are positions of the chain from its own on.
+    Guarantee(Terms, u64),
+    Concurrent(u32),
+}
+
+impl Resolved {
+    pub(super) fn label(&self) -> u32 {
+        self.label
+    }
+
+    /// Its rate as written; of no use where it is no rate limit.
+    pub(super) fn written(&self) -> Written {
+        self.written
+    }
 }
 
 /// Whose limit it is.
@@ -60,17 +83,19 @@ impl<'b> Limits<'b> {
     ) -> Vec<Vec<Resolved>> {
         let resolve = |plan: &PlanDoc<'_>| {
             let at = format!("plan.{}", plan.id.value);
-            self.resolve(&plan.limits, Level::Plan, &at, findings)
+            self.resolve(&plan.limits, Level::Plan, &at, None, findings)
         };
         plans.iter().map(resolve).collect()
     }
 
-    /// Resolves names and scopes; a name that is there twice is a finding.
+    /// Resolves names and scopes; a name that is there twice is a finding. A share, which only
+    /// tenants have, becomes two limits: its guarantee and its ceiling.
     pub(super) fn resolve(
         &mut self,
         docs: &[LimitDoc<'_>],
         level: Level,
         at: &str,
+        mut above: Option<Above<'_>>,
         findings: &mut Findings,
     ) -> Vec<Resolved> {
         let mut resolved = Vec::with_capacity(docs.len());
@@ -85,12 +110,51 @@ impl<'b> Limits<'b> {
                     first.name.place,
                 );
             }
+            let label = self.label(level, &doc.name.value);
+            let one = |scope, kind| Resolved { label, scope, level, kind, written: doc.written };
+            let kind = match (doc.kind, doc.each) {
+                (LimitKind::Concurrent { max }, _) => Kind::Concurrent(max),
+                (LimitKind::Rate { interval_ns, burst }, None) => {
+                    Kind::Rate(Terms { interval_ns, burst })
+                }
+                (LimitKind::Rate { interval_ns, burst }, Some(each)) => {
+                    Kind::Each(each, Terms { interval_ns, burst })
+                }
+                (LimitKind::Share(share), _) => {
+                    let at = format!("{at}.limits[{index}]");
+                    let Some(above) = &mut above else {
+                        let message = "only a tenant's limit can be a share of one above";
+                        findings.add(share.guarantee_at, format!("{at}.guarantee"), message);
+                        continue;
+                    };
+                    let split = above.split(doc, share, label, &self.labels, &at, findings);
+                    let Some(Split { guarantee, ceiling, secures, scope }) = split else {
+                        continue;
+                    };
+                    let name = format!("{}{GUARANTEE}", doc.name.value);
+                    let of_guarantee = self.label(level, &name);
+                    let kind = Kind::Guarantee(guarantee, secures);
+                    resolved.push(Resolved { label: of_guarantee, ..one(scope, kind) });
+                    resolved.push(one(scope, Kind::Rate(ceiling)));
+                    continue;
+                }
+            };
             let scope = self.scope(doc, at, index, findings);
-            let full = format!("{}/{}", level.as_str(), doc.name.value).into();
-            let label = self.labels.intern(Label { name: (*doc.name.value).into(), full });
-            resolved.push(Resolved { label, scope, level, kind: doc.kind, each: doc.each });
+            resolved.push(one(scope, kind));
+        }
+        // Until here what is secured was counted from the first limit above.
+        let length = resolved.len();
+        for (index, limit) in resolved.iter_mut().enumerate() {
+            if let Kind::Guarantee(_, secures) = &mut limit.kind {
+                *secures = shifted(*secures, length - index);
+            }
         }
         resolved
+    }
+
+    fn label(&mut self, level: Level, name: &str) -> u32 {
+        let full = format!("{}/{name}", level.as_str()).into();
+        self.labels.intern(Label { name: name.into(), full })
     }
 
     fn scope(
@@ -148,9 +212,10 @@ impl<'b> Limits<'b> {
 
     fn fits(&self, limit: &Resolved, slot: &Slot, by_name: bool) -> bool {
         let same_kind = matches!(
-            (&slot.control, limit.kind, limit.each),
-            (Control::Bucket { .. }, LimitKind::Rate { .. }, None)
-                | (Control::Gauge { .. }, LimitKind::Concurrent { .. }, _)
+            (&slot.control, limit.kind),
+            (Control::Bucket { .. }, Kind::Rate(_))
+                | (Control::Guarantee(_), Kind::Guarantee(..))
+                | (Control::Gauge { .. }, Kind::Concurrent(_))
         );
         if !by_name {
             return same_kind;
@@ -160,22 +225,23 @@ impl<'b> Limits<'b> {
     }
 
     fn slot(&mut self, limit: &Resolved, owner: Owner<'_>, before: Option<&Slot>) -> Slot {
-        let control = match (limit.kind, limit.each) {
-            (LimitKind::Concurrent { max }, _) => {
+        let control = match limit.kind {
+            Kind::Concurrent(max) => {
                 let gauge = match before.map(|slot| &slot.control) {
                     Some(Control::Gauge { gauge, .. }) => Arc::clone(gauge),
                     _ => Arc::new(Gauge::default()),
                 };
                 Control::Gauge { gauge, max }
             }
-            (LimitKind::Rate { interval_ns, burst }, Some(each)) => {
+            Kind::Each(each, terms) => {
                 let name = &self.labels.get(limit.label).full;
                 let limit = dynamic::limit_id(owner.known_as, name);
-                Control::Each { each, limit, terms: Terms { interval_ns, burst } }
+                Control::Each { each, limit, terms }
             }
-            (LimitKind::Rate { interval_ns, burst }, None) => {
-                let terms = Terms { interval_ns, burst };
-                Control::Bucket { bucket: self.bucket(terms, before), terms }
+            Kind::Rate(terms) => Control::Bucket { bucket: self.bucket(terms, before), terms },
+            Kind::Guarantee(terms, secures) => {
+                let bucket = self.bucket(terms, before);
+                Control::Guarantee(Box::new(Guarantee { bucket, terms, secures }))
             }
         };
         Slot {
@@ -187,15 +253,15 @@ impl<'b> Limits<'b> {
         }
     }
 
-    fn bucket(&mut self, terms: Terms, before: Option<&Slot>) -> Arc<Bucket> {
-        match before.map(|slot| &slot.control) {
-            Some(Control::Bucket { bucket, terms: old }) if *old == terms => Arc::clone(bucket),
-            Some(Control::Bucket { bucket, terms: old }) => {
-                let bucket = Arc::new(Bucket::inherit(Arc::clone(bucket), *old, terms));
+    pub(super) fn bucket(&mut self, terms: Terms, before: Option<&Slot>) -> Arc<Bucket> {
+        match before.and_then(Slot::bucket) {
+            Some((bucket, old)) if old == terms => Arc::clone(bucket),
+            Some((bucket, old)) => {
+                let bucket = Arc::new(Bucket::inherit(Arc::clone(bucket), old, terms));
                 self.inherited.push(Arc::clone(&bucket));
                 bucket
             }
-            _ => Arc::new(Bucket::default()),
+            None => Arc::new(Bucket::default()),
         }
     }
 }

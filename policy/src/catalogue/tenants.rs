@@ -10,10 +10,12 @@ use hashbrown::{HashMap, HashTable};
 use super::index::{Broken, Index, Interner};
 use super::limits::{Limits, Owner, Resolved};
 use super::products::Products;
+use super::quotas::{self, Civil, Quotas};
+use super::shares::{self, Above, Shares};
 use crate::decide::MAX_CHAIN;
 use crate::diagnostics::Findings;
-use crate::documents::TenantDoc;
-use crate::snapshot::{BitSet, COMPOSED, EVERYWHERE, Level, Slot, Snapshot, Status, Tenant};
+use crate::documents::{LimitKind, TenantDoc};
+use crate::snapshot::{BitSet, COMPOSED, EVERYWHERE, Label, Level, Slot, Snapshot, Status, Tenant};
 
 /// Levels of tenants from a root to a leaf at most.
 const MAX_DEPTH: usize = 8;
@@ -25,11 +27,13 @@ pub(super) struct Tenants<'d> {
     pub(super) policy_fields: Interner<Box<str>>,
 }
 
-pub(super) fn build<'d, 'i: 'd>(
+pub(super) fn build<'d, 'i: 'd, 'b>(
     docs: &'d [TenantDoc<'i>],
     products: &Products<'_>,
     plan_limits: &[Vec<Resolved>],
-    limits: &mut Limits<'_>,
+    limits: &mut Limits<'b>,
+    plan_quotas: &[Vec<quotas::Resolved<'d>>],
+    quotas: &mut Quotas<'b, 'd>,
     broken: &Broken<'_>,
     findings: &mut Findings,
 ) -> Tenants<'d> {
@@ -48,16 +52,24 @@ pub(super) fn build<'d, 'i: 'd>(
         products,
         plan_limits,
         limits,
+        plan_quotas,
+        quotas,
         broken,
         findings,
         grown: (0..docs.len()).map(|_| None).collect(),
         grants: HashMap::default(),
         policy_fields: Interner::new(),
+        shares: Shares::default(),
     };
     for index in order {
         grower.grow(index);
     }
-    let (grown, policy_fields) = (grower.grown, grower.policy_fields);
+    let Grower { grown, policy_fields, shares, .. } = grower;
+    let name = |owner: u32, label| {
+        let limit = &limits.labels.get(label).full;
+        format!("`{limit}` of `{}`", docs[owner as usize].id.value)
+    };
+    shares.finish(&name, findings);
     // Where a tenant is missing there is a finding, and no snapshot is made of this.
     let tenants: Vec<Tenant> = grown.into_iter().flatten().map(|grown| grown.tenant).collect();
     let hasher = FixedState::default();
@@ -111,6 +123,7 @@ struct Grown {
     /// The plan's slots are the last of the chain.
     plan_slots: usize,
     grants: Arc<BitSet>,
+    civil: Civil,
 }
 
 struct Grower<'g, 'd, 'i, 'b> {
@@ -119,12 +132,15 @@ struct Grower<'g, 'd, 'i, 'b> {
     products: &'g Products<'g>,
     plan_limits: &'g [Vec<Resolved>],
     limits: &'g mut Limits<'b>,
+    plan_quotas: &'g [Vec<quotas::Resolved<'d>>],
+    quotas: &'g mut Quotas<'b, 'd>,
     broken: &'g Broken<'g>,
     findings: &'g mut Findings,
     grown: Vec<Option<Grown>>,
     /// What plan and add-ons grant; tenants with the same share the set.
     grants: HashMap<(u32, Vec<u32>), Arc<BitSet>, FixedState>,
     policy_fields: Interner<Box<str>>,
+    shares: Shares,
 }
 
 impl Grower<'_, '_, '_, '_> {
@@ -177,20 +193,34 @@ impl Grower<'_, '_, '_, '_> {
         };
         let grants = self.grants(doc, plan, own_plan.is_some(), parent);
         let before = Before::of(id, self.limits.previous);
-        let resolved =
-            self.limits.resolve(&doc.limits, level, &format!("tenant.{id}"), self.findings);
-        let owner = Owner { tenant: index, known_as: id };
-        let mut chain = self.limits.slots(&resolved, owner, &before.own);
-        let plan_slots = if let (None, Some(parent)) = (own_plan, parent) {
-            chain.extend_from_slice(&parent.tenant.chain);
-            parent.plan_slots
-        } else {
-            if let Some(Grown { tenant, plan_slots, .. }) = parent {
-                chain.extend_from_slice(&tenant.chain[..tenant.chain.len() - plan_slots]);
+        let tail = match parent {
+            None => &[][..],
+            // What stands at the tenants above; their plan is not this one's.
+            Some(Grown { tenant, plan_slots, .. }) if own_plan.is_some() => {
+                &tenant.chain[..tenant.chain.len() - plan_slots]
             }
-            let of_plan = &self.plan_limits[plan as usize];
-            chain.extend(self.limits.slots(of_plan, owner, &before.plan));
-            of_plan.len()
+            Some(parent) => &parent.tenant.chain,
+        };
+        let resolved = self.resolve(index, level, plan, tail);
+        let owner = Owner { tenant: index, known_as: id };
+        let civil = self.civil(doc, parent);
+        // Before its limits: what guarantees secure is counted from them to those above.
+        let mut chain = self.own_quotas(index, level, &civil, &before.own);
+        chain.extend(self.limits.slots(&resolved, owner, &before.own));
+        let own = chain.len();
+        chain.extend_from_slice(tail);
+        let plan_slots = match parent {
+            Some(parent) if own_plan.is_none() => parent.plan_slots,
+            _ => {
+                shares::cut(&mut chain[own..]);
+                let of_plan = &self.plan_limits[plan as usize];
+                chain.extend(self.limits.slots(of_plan, owner, &before.plan));
+                let quotas = &self.plan_quotas[plan as usize];
+                let (before, limits) = (&before.plan, &mut *self.limits);
+                let slots = self.quotas.slots(quotas, owner, &civil, before, limits, self.findings);
+                chain.extend(slots);
+                of_plan.len() + quotas.len()
+            }
         };
         if chain.len() > MAX_CHAIN {
             let message = format!("{} limits on one chain, at most {MAX_CHAIN} fit", chain.len());
@@ -206,7 +236,58 @@ impl Grower<'_, '_, '_, '_> {
         let apps = Arc::clone(&grants);
         let chain = chain.into();
         let tenant = Tenant { id: id.into(), path, level, status, plan, apps, chain, policy_field };
-        Some(Grown { tenant, depth, plan_slots, grants })
+        Some(Grown { tenant, depth, plan_slots, grants, civil })
+    }
+
+    fn civil(&mut self, doc: &TenantDoc<'_>, parent: Option<&Grown>) -> Civil {
+        let key = || format!("tenant.{}.zone", doc.id.value);
+        let above = parent.map(|parent| &parent.civil);
+        self.quotas.civil(doc.zone.as_ref(), doc.billing_day, above, key, self.findings)
+    }
+
+    /// The slots of a tenant's own quotas.
+    fn own_quotas(
+        &mut self,
+        index: u32,
+        level: Level,
+        civil: &Civil,
+        before: &[&Slot],
+    ) -> Vec<Slot> {
+        let docs = self.docs;
+        let doc = &docs[index as usize];
+        let (at, labels) = (format!("tenant.{}", doc.id.value), &mut self.limits.labels);
+        let (quotas, limits) = (&doc.quotas, &doc.limits);
+        let resolved =
+            self.quotas.resolve(quotas, limits, level, &at, labels, self.broken, self.findings);
+        let owner = Owner { tenant: index, known_as: &doc.id.value };
+        self.quotas.slots(&resolved, owner, civil, before, self.limits, self.findings)
+    }
+
+    /// A tenant's own limits; its shares are of those in `tail`.
+    fn resolve(&mut self, index: u32, level: Level, plan: u32, tail: &[Slot]) -> Vec<Resolved> {
+        let (docs, of_plan) = (self.docs, &self.plan_limits[plan as usize]);
+        let doc = &docs[index as usize];
+        let written = |slot: &Slot, label: &Label| match slot.level {
+            Level::Plan => of_plan.iter().find(|l| l.label() == slot.label).map(Resolved::written),
+            _ => {
+                let limits = &docs[slot.owner as usize].limits;
+                limits.iter().find(|l| *l.name.value == *label.name).map(|l| l.written)
+            }
+        };
+        let parents = self.parents;
+        let mut above = std::iter::successors(parents[index as usize], |at| parents[*at as usize]);
+        let has_shares = doc.limits.iter().any(|limit| matches!(limit.kind, LimitKind::Share(_)));
+        let above = Above {
+            shares: &mut self.shares,
+            tenant: index,
+            slots: tail,
+            written: &|slot, label| {
+                written(slot, label).expect("a slot is made of a limit of its owner")
+            },
+            in_doubt: has_shares && above.any(|at| !docs[at as usize].clean),
+        };
+        let at = format!("tenant.{}", doc.id.value);
+        self.limits.resolve(&doc.limits, level, &at, Some(above), self.findings)
     }
 
     fn level(&mut self, doc: &TenantDoc<'_>, parent: Option<&Grown>) -> Level {
@@ -269,7 +350,7 @@ impl Grower<'_, '_, '_, '_> {
             return COMPOSED;
         }
         let mut text = String::new();
-        for slot in chain {
+        for slot in chain.iter().filter(|slot| !slot.is_guarantee()) {
             let joint = if text.is_empty() { "" } else { ", " };
             let name = &self.limits.labels.get(slot.label).full;
             let (quota, window_s) = slot.quota();

@@ -1,6 +1,7 @@
 //! Documents against each other: every mistake at once (P4), and state across reloads (P3).
 
 use crate::decide::tests::{ask, granted, hash_of};
+use crate::quota::InMemory;
 use crate::{Nanos, Policy, PolicySettings, Source, check};
 
 fn sources(files: &[(&str, &str)]) -> Vec<Source> {
@@ -8,7 +9,7 @@ fn sources(files: &[(&str, &str)]) -> Vec<Source> {
 }
 
 fn settings() -> PolicySettings {
-    PolicySettings { max_dynamic_keys: 100, hash_key: [7; 16] }
+    PolicySettings { max_dynamic_keys: 100, hash_key: [7; 16], memory: InMemory::shared() }
 }
 
 #[test]

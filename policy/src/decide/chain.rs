@@ -1,17 +1,33 @@
 //! A chain of limits, taken all or nothing.
+//!
+//! A guarantee that has tokens secures the limits it is of: they are debited without being asked.
+//! One that has none is not debited, and they are asked like any other: that is borrowing what
+//! siblings leave. Either way every debit is undone when the chain is refused.
+//!
+//! What a quota lets pass beyond its limit is counted once the whole chain has admitted.
 
-use crate::bucket::{Take, Terms};
+use std::sync::Arc;
+
+use crate::bucket::{Bucket, Take, Terms};
+use crate::calendar::Tag;
 use crate::documents::Each;
 use crate::dynamic::{DynamicTake, Subject};
+use crate::meters::MeterId;
+use crate::quota::{self, Answer, Beyond, Quota};
 use crate::snapshot::{Caller, Control, EVERYWHERE, RouteIndex, Slot, Snapshot};
 use crate::time::Nanos;
 
-use super::{Call, Limited, MAX_CHAIN};
+use super::{Call, Exhausted, Limited, MAX_CHAIN, Reason};
 
 /// What came of a walk.
 pub(super) enum Walk {
-    Admitted { entered: u32, nearest: Option<(u8, u64)> },
-    Refused(Limited),
+    /// `throttled`: the quotas that are used up and admitted at their lower rate.
+    Admitted {
+        entered: u64,
+        nearest: Option<(u8, u64)>,
+        throttled: u64,
+    },
+    Refused(Reason),
     Stale,
 }
 
@@ -21,16 +37,32 @@ pub(super) struct Chain<'c, 'a> {
     shared: &'c [Slot],
     route: RouteIndex,
     cost: u32,
+    meter: MeterId,
     call: &'c Call<'a>,
 }
 
 enum Step {
-    Granted { before: u64, remaining: u64 },
-    Refused { remaining: u64, ready_at: Option<Nanos> },
+    Granted {
+        before: u64,
+        remaining: u64,
+    },
+    Refused {
+        remaining: u64,
+        ready_at: Option<Nanos>,
+    },
     Entered,
     Full,
     Sealed,
     Exempt,
+    /// A quota counts without asking.
+    Billed,
+    /// A quota is used up, and its throttle granted.
+    Throttled {
+        before: u64,
+        remaining: u64,
+    },
+    /// A quota is used up.
+    UsedUp(quota::Exhausted),
 }
 
 impl Snapshot {
@@ -43,6 +75,8 @@ impl Slot {
     pub(crate) fn terms(&self) -> Option<Terms> {
         match &self.control {
             Control::Bucket { terms, .. } | Control::Each { terms, .. } => Some(*terms),
+            Control::Guarantee(guarantee) => Some(guarantee.terms),
+            Control::Quota(_) => self.bucket().map(|(_, terms)| terms),
             Control::Gauge { .. } => None,
         }
     }
@@ -53,6 +87,8 @@ impl Slot {
             Control::Bucket { terms, .. } | Control::Each { terms, .. } => {
                 (terms.burst, terms.refill_s())
             }
+            Control::Guarantee(guarantee) => (guarantee.terms.burst, guarantee.terms.refill_s()),
+            Control::Quota(quota) => (quota.rules.limit, quota.period().nominal_s()),
             Control::Gauge { max, .. } => (u64::from(*max), 0),
         }
     }
@@ -65,12 +101,14 @@ impl<'c, 'a> Chain<'c, 'a> {
         route: RouteIndex,
         call: &'c Call<'a>,
     ) -> Self {
+        let rule = &snapshot.routes[route.0 as usize];
         Chain {
             snapshot,
             own: &snapshot.keys[caller.key as usize].own,
             shared: &snapshot.tenants[caller.tenant as usize].chain,
             route,
-            cost: snapshot.routes[route.0 as usize].cost,
+            cost: rule.cost,
+            meter: rule.meter_id,
             call,
         }
     }
@@ -90,14 +128,18 @@ impl<'c, 'a> Chain<'c, 'a> {
     /// Asks every level and changes none. `None`: every level would grant.
     fn look(&self) -> Option<Walk> {
         let mut refusals = Refusals::default();
+        let mut secured = Secured::default();
         for (index, slot) in self.slots() {
-            match self.step(slot, true) {
+            match self.step(slot, true, secured.has(index)) {
+                Step::Granted { remaining, .. } => _ = secured.granted(index, slot, remaining),
                 Step::Refused { remaining, ready_at } => {
+                    let ready_at = self.sooner(index, ready_at);
                     refusals.add(index, remaining, ready_at, false);
                 }
                 Step::Full => refusals.add(index, 0, None, true),
+                Step::UsedUp(exhausted) => refusals.add_quota(index, &exhausted, self.call),
                 Step::Sealed => return Some(Walk::Stale),
-                Step::Granted { .. } | Step::Entered | Step::Exempt => {}
+                Step::Entered | Step::Exempt | Step::Billed | Step::Throttled { .. } => {}
             }
         }
         refusals.finish().map(Walk::Refused)
@@ -105,17 +147,22 @@ impl<'c, 'a> Chain<'c, 'a> {
 
     fn take(&self) -> Walk {
         let mut before = [0; MAX_CHAIN];
-        let mut taken = 0_u32;
-        let mut entered = 0_u32;
+        let mut taken = 0_u64;
+        let mut entered = 0_u64;
+        let (mut billed, mut throttled) = (0_u64, 0_u64);
+        let mut secured = Secured::default();
         let mut nearest: Option<(u8, u64)> = None;
         for (index, slot) in self.slots() {
             let mut refusals = Refusals::default();
-            match self.step(slot, false) {
+            match self.step(slot, false, secured.has(index)) {
                 Step::Granted { before: word, remaining } => {
                     before[index as usize] = word;
                     taken |= 1 << index;
-                    if nearest.is_none_or(|(_, least)| remaining < least) {
-                        nearest = Some((index, remaining));
+                    let left = secured.granted(index, slot, remaining);
+                    if let Some(left) = left
+                        && nearest.is_none_or(|(_, least)| left < least)
+                    {
+                        nearest = Some((index, left));
                     }
                     continue;
                 }
@@ -123,33 +170,74 @@ impl<'c, 'a> Chain<'c, 'a> {
                     entered |= 1 << index;
                     continue;
                 }
+                Step::Throttled { before: word, remaining } => {
+                    before[index as usize] = word;
+                    throttled |= 1 << index;
+                    if nearest.is_none_or(|(_, least)| remaining < least) {
+                        nearest = Some((index, remaining));
+                    }
+                    continue;
+                }
+                Step::Billed => {
+                    billed |= 1 << index;
+                    continue;
+                }
                 Step::Exempt => continue,
                 Step::Sealed => {}
+                Step::UsedUp(exhausted) => refusals.add_quota(index, &exhausted, self.call),
                 Step::Refused { remaining, ready_at } => {
+                    let ready_at = self.sooner(index, ready_at);
                     refusals.add(index, remaining, ready_at, false);
                 }
                 Step::Full => refusals.add(index, 0, None, true),
             }
-            self.put_back(taken, entered, &before);
+            self.put_back(taken | entered, throttled, &before);
             return refusals.finish().map_or(Walk::Stale, Walk::Refused);
         }
-        Walk::Admitted { entered, nearest }
+        if billed | throttled != 0 {
+            self.count_beyond(billed | throttled);
+        }
+        Walk::Admitted { entered, nearest, throttled }
     }
 
-    fn step(&self, slot: &Slot, look: bool) -> Step {
+    /// Counts the cost at quotas that did not debit it.
+    fn count_beyond(&self, slots: u64) {
+        for (_, slot) in self.slots().filter(|(index, _)| slots >> index & 1 == 1) {
+            if let Some(quota) = slot.quota_here().filter(|quota| quota.rules.meter == self.meter) {
+                quota.add(self.cost.into(), self.call.unix_us);
+            }
+        }
+    }
+
+    /// When the limit at `refused` has tokens, or a guarantee has that secures it.
+    fn sooner(&self, refused: u8, ready_at: Option<Nanos>) -> Option<Nanos> {
+        let mut soonest = ready_at;
+        for (index, slot) in self.slots().take_while(|(index, _)| *index < refused) {
+            if let Control::Guarantee(guarantee) = &slot.control
+                && guarantee.secures >> (refused - index) & 1 == 1
+                && let Take::Refused { ready_at: Some(ready_at), .. } =
+                    guarantee.bucket.look(guarantee.terms, self.cost, self.call.now)
+            {
+                soonest = Some(soonest.map_or(ready_at, |soonest| soonest.min(ready_at)));
+            }
+        }
+        soonest
+    }
+
+    fn step(&self, slot: &Slot, look: bool, secured: bool) -> Step {
         let Call { now, .. } = *self.call;
         match &slot.control {
-            Control::Bucket { .. } | Control::Each { .. } if self.cost == 0 => Step::Exempt,
-            Control::Bucket { bucket, terms } => {
-                let take = if look {
-                    bucket.look(*terms, self.cost, now)
-                } else {
-                    bucket.take(*terms, self.cost, now)
-                };
-                match take {
-                    Take::Granted { before, remaining } => Step::Granted { before, remaining },
-                    Take::Refused { remaining, ready_at } => Step::Refused { remaining, ready_at },
-                    Take::Sealed => Step::Sealed,
+            Control::Bucket { .. } | Control::Guarantee(_) | Control::Each { .. }
+                if self.cost == 0 =>
+            {
+                Step::Exempt
+            }
+            Control::Bucket { bucket, terms } => self.tokens(bucket, *terms, look, secured),
+            Control::Guarantee(guarantee) if guarantee.secures == 0 => Step::Exempt,
+            Control::Guarantee(guarantee) => {
+                match self.tokens(&guarantee.bucket, guarantee.terms, look, secured) {
+                    Step::Refused { .. } => Step::Exempt,
+                    step => step,
                 }
             }
             Control::Gauge { gauge, max } if look => {
@@ -166,6 +254,7 @@ impl<'c, 'a> Chain<'c, 'a> {
                     Step::Full
                 }
             }
+            Control::Quota(quota) => self.quota(quota, look),
             Control::Each { each, limit, terms } => {
                 let Some(subject) = self.subject(*each, *limit) else { return Step::Exempt };
                 let key = (*limit, subject);
@@ -178,6 +267,43 @@ impl<'c, 'a> Chain<'c, 'a> {
                     }
                 }
             }
+        }
+    }
+
+    fn quota(&self, quota: &Arc<Quota>, look: bool) -> Step {
+        match quota.ask((self.meter, self.cost), self.call.unix_us, look) {
+            Answer::Granted { tag, remaining } => Step::Granted { before: tag.0.into(), remaining },
+            Answer::Open => Step::Exempt,
+            Answer::Billed => Step::Billed,
+            Answer::Refused(exhausted) => Step::UsedUp(exhausted),
+            Answer::Stale => Step::Sealed,
+            Answer::Throttled if self.cost == 0 => Step::Exempt,
+            Answer::Throttled => match &quota.rules.beyond {
+                Beyond::Throttle { bucket, terms } => {
+                    match self.tokens(bucket, *terms, look, false) {
+                        Step::Granted { before, remaining } => {
+                            Step::Throttled { before, remaining }
+                        }
+                        step => step,
+                    }
+                }
+                Beyond::Block | Beyond::Bill => Step::Exempt,
+            },
+        }
+    }
+
+    fn tokens(&self, bucket: &Bucket, terms: Terms, look: bool, secured: bool) -> Step {
+        let now = self.call.now;
+        let take = match (look, secured) {
+            (true, _) => bucket.look(terms, self.cost, now),
+            (false, false) => bucket.take(terms, self.cost, now),
+            (false, true) => bucket.force(terms, self.cost, now),
+        };
+        match take {
+            Take::Granted { before, remaining } => Step::Granted { before, remaining },
+            Take::Refused { remaining, .. } if secured => Step::Granted { before: 0, remaining },
+            Take::Refused { remaining, ready_at } => Step::Refused { remaining, ready_at },
+            Take::Sealed => Step::Sealed,
         }
     }
 
@@ -196,18 +322,28 @@ impl<'c, 'a> Chain<'c, 'a> {
         }
     }
 
-    fn put_back(&self, taken: u32, entered: u32, before: &[u64; MAX_CHAIN]) {
+    fn put_back(&self, taken: u64, throttled: u64, before: &[u64; MAX_CHAIN]) {
         let now = self.call.now;
         for (index, slot) in self.slots() {
-            if (taken | entered) >> index & 1 == 0 {
+            if (taken | throttled) >> index & 1 == 0 {
                 continue;
             }
             let before = before[index as usize];
+            if throttled >> index & 1 == 1 {
+                if let Some((bucket, terms)) = slot.bucket() {
+                    bucket.put_back(terms, self.cost, now, before);
+                }
+                continue;
+            }
             match &slot.control {
                 Control::Bucket { bucket, terms } => {
                     bucket.put_back(*terms, self.cost, now, before);
                 }
+                Control::Guarantee(guarantee) => {
+                    guarantee.bucket.put_back(guarantee.terms, self.cost, now, before);
+                }
                 Control::Gauge { gauge, .. } => gauge.leave(),
+                Control::Quota(quota) => quota.put_back(Tag(before as u16), self.cost),
                 Control::Each { each, limit, terms } => {
                     if let Some(subject) = self.subject(*each, *limit) {
                         self.snapshot.dynamic.put_back(subject, *terms, self.cost, now, before);
@@ -219,7 +355,7 @@ impl<'c, 'a> Chain<'c, 'a> {
 }
 
 /// Releases the concurrency permits of a request.
-pub(super) fn leave(snapshot: &Snapshot, caller: Caller, entered: u32) {
+pub(super) fn leave(snapshot: &Snapshot, caller: Caller, entered: u64) {
     let own = &snapshot.keys[caller.key as usize].own;
     let shared = &snapshot.tenants[caller.tenant as usize].chain;
     for (index, slot) in own.iter().chain(&**shared).enumerate() {
@@ -231,26 +367,74 @@ pub(super) fn leave(snapshot: &Snapshot, caller: Caller, entered: u32) {
     }
 }
 
+/// What guarantees have secured so far on one walk.
+#[derive(Default)]
+struct Secured {
+    slots: u64,
+    /// What is left at the guarantee nearest to its end; of no meaning while nothing is secured.
+    left: u64,
+}
+
+impl Secured {
+    fn has(&self, index: u8) -> bool {
+        self.slots >> index & 1 == 1
+    }
+
+    /// Notes what a slot that granted secures. What is left there for the client to know of:
+    /// nothing of a guarantee, and of a limit that is secured at least what is guaranteed.
+    fn granted(&mut self, index: u8, slot: &Slot, remaining: u64) -> Option<u64> {
+        let Control::Guarantee(guarantee) = &slot.control else {
+            return Some(if self.has(index) { remaining.max(self.left) } else { remaining });
+        };
+        // One that is secured itself may have less left than the one that secures it.
+        if !self.has(index) {
+            self.left = if self.slots == 0 { remaining } else { remaining.min(self.left) };
+        }
+        self.slots |= guarantee.secures << index;
+        None
+    }
+}
+
 /// The refusals of one walk: which limits, which of them holds longest, and until when.
 #[derive(Default)]
 struct Refusals {
-    longest: Option<Limited>,
-    violated: u32,
+    longest: Option<(Limited, Option<quota::Exhausted>)>,
+    violated: u64,
 }
 
 impl Refusals {
     fn add(&mut self, slot: u8, remaining: u64, ready_at: Option<Nanos>, concurrency: bool) {
-        self.violated |= 1 << slot;
         let never = ready_at.is_none() && !concurrency;
         let limited = Limited { slot, violated: 0, remaining, ready_at, concurrency, never };
+        self.note(limited, None);
+    }
+
+    fn add_quota(&mut self, slot: u8, quota: &quota::Exhausted, call: &Call<'_>) {
+        let ends_in_us = quota.ends_us.saturating_sub(call.unix_us).max(0).cast_unsigned();
+        let never = quota.never;
+        let ready_at = (!never).then(|| call.now.plus(ends_in_us.saturating_mul(1_000)));
+        let remaining = quota.limit.saturating_sub(quota.used);
+        let limited = Limited { slot, violated: 0, remaining, ready_at, concurrency: false, never };
+        self.note(limited, Some(*quota));
+    }
+
+    fn note(&mut self, limited: Limited, quota: Option<quota::Exhausted>) {
+        self.violated |= 1 << limited.slot;
         // Never outlasts any instant, any instant outlasts a permit that may be free at once.
         let rank = |l: &Limited| (l.never, l.ready_at);
-        if self.longest.as_ref().is_none_or(|longest| rank(&limited) > rank(longest)) {
-            self.longest = Some(limited);
+        if self.longest.as_ref().is_none_or(|(longest, _)| rank(&limited) > rank(longest)) {
+            self.longest = Some((limited, quota));
         }
     }
 
-    fn finish(self) -> Option<Limited> {
-        self.longest.map(|limited| Limited { violated: self.violated, ..limited })
+    fn finish(self) -> Option<Reason> {
+        let (limited, quota) = self.longest?;
+        let limited = Limited { violated: self.violated, ..limited };
+        Some(match quota {
+            None => Reason::Limited(limited),
+            Some(quota::Exhausted { used, limit, ends_us, .. }) => {
+                Reason::QuotaExhausted(Exhausted { limited, used, limit, resets_us: ends_us })
+            }
+        })
     }
 }

@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Call, Decision, Denial, Reason};
 use crate::keys::ApiKey;
+use crate::quota::InMemory;
 use crate::{Nanos, Policy, PolicySettings, Source};
 
 const SECRET: &str = "00000000000000000000000000000000";
@@ -103,7 +104,8 @@ fn full_tree(limits: [(u64, u64); 7], cost: u32) -> Policy {
         limit(0)
     ));
     let sources = [Source { file: "t.toml".into(), text }];
-    let settings = PolicySettings { max_dynamic_keys: 10, hash_key: [0; 16] };
+    let settings =
+        PolicySettings { max_dynamic_keys: 10, hash_key: [0; 16], memory: InMemory::shared() };
     Policy::new(&sources, &settings).unwrap_or_else(|d| panic!("{d}"))
 }
 

@@ -16,6 +16,15 @@ pub(crate) struct Located<T> {
     pub(crate) place: Place,
 }
 
+/// So many, or a part of something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Amount {
+    /// A number as it is.
+    Number(u64),
+    /// Hundredths of something, 1 to 100.
+    Percent(u64),
+}
+
 /// Which table we are in, for the key of a finding.
 #[derive(Clone, Copy)]
 pub(crate) enum Scope<'s> {
@@ -103,7 +112,7 @@ impl<'f, 'i, 's> Fields<'f, 'i, 's> {
         self.text(key);
     }
 
-    fn require(&mut self, key: &'static str) {
+    pub(crate) fn require(&mut self, key: &'static str) {
         if !self.table.entries.iter().any(|(k, _)| k.text == key) {
             self.find(self.place, key, "the key is missing");
         }
@@ -129,6 +138,24 @@ impl<'f, 'i, 's> Fields<'f, 'i, 's> {
             self.wrong_type(key, &node, "an integer");
             None
         }
+    }
+
+    /// An integer within 1 to `most`, or `"1%"` to `"100%"`.
+    pub(crate) fn amount(&mut self, key: &'static str, most: u64) -> Option<Located<Amount>> {
+        let percent =
+            |(k, node): &(Key<'i>, Node<'i>)| k.text == key && matches!(node.value, Value::Text(_));
+        if !self.table.entries.iter().any(percent) {
+            let number = self.integer(key, 1, most)?;
+            return Some(Located { value: Amount::Number(number.value), place: number.place });
+        }
+        let Located { value, place } = self.text(key)?;
+        let percent = value.strip_suffix('%').and_then(|number| number.parse().ok());
+        if let Some(percent) = percent.filter(|percent| (1..=100).contains(percent)) {
+            return Some(Located { value: Amount::Percent(percent), place });
+        }
+        let message = format!("`{value}` is neither a number nor a share from \"1%\" to \"100%\"");
+        self.find(place, key, message);
+        None
     }
 
     pub(crate) fn boolean(&mut self, key: &'static str) -> Option<bool> {
@@ -171,6 +198,34 @@ impl<'f, 'i, 's> Fields<'f, 'i, 's> {
             }
         }
         Some(texts)
+    }
+
+    /// An array of integers, each within `low..=high`.
+    pub(crate) fn integers(
+        &mut self,
+        key: &'static str,
+        low: u64,
+        high: u64,
+    ) -> Option<Vec<Located<u64>>> {
+        let (_, node) = self.take(key)?;
+        let Value::Array(items) = node.value else {
+            self.wrong_type(key, &node, "an array of integers");
+            return None;
+        };
+        let mut integers = Vec::with_capacity(items.len());
+        for item in items {
+            let place = self.at(item.at);
+            match item.value {
+                Value::Integer(value) => match u64::try_from(value) {
+                    Ok(value) if (low..=high).contains(&value) => {
+                        integers.push(Located { value, place });
+                    }
+                    _ => self.find(place, key, format!("{value} is not within {low} to {high}")),
+                },
+                _ => self.wrong_type(key, &item, "an integer"),
+            }
+        }
+        Some(integers)
     }
 
     /// Every table of an array, read by `read`.

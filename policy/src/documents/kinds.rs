@@ -1,7 +1,8 @@
-//! The seven kinds of tables, field by field, with their units and bounds.
+//! Most kinds of tables, field by field, with their units and bounds.
 
 use super::fields::{Fields, Located, Text};
 use super::limit::LimitDoc;
+use super::quota::{QuotaDoc, quotas};
 use crate::diagnostics::Place;
 use crate::snapshot::{ApiTier, Level, Protocol, Status, SupportLevel};
 
@@ -17,6 +18,7 @@ pub(crate) struct PlanDoc<'i> {
     /// `None`: every app there is.
     pub(crate) apps: Option<Vec<Located<Text<'i>>>>,
     pub(crate) limits: Vec<LimitDoc<'i>>,
+    pub(crate) quotas: Vec<QuotaDoc<'i>>,
 }
 
 const MAX_COUNT: u64 = 1 << 40;
@@ -43,9 +45,21 @@ impl<'i> PlanDoc<'i> {
         let api_tier = fields.word("api_tier", TIERS).map_or(ApiTier::Basic, |t| t.value);
         let apps = fields.texts("apps");
         let limits = limits(&mut fields);
+        let quotas = quotas(&mut fields);
         fields.finish();
         let id = id?;
-        Some(PlanDoc { id, title, users, app_count, storage_gb, support, api_tier, apps, limits })
+        Some(PlanDoc {
+            id,
+            title,
+            users,
+            app_count,
+            storage_gb,
+            support,
+            api_tier,
+            apps,
+            limits,
+            quotas,
+        })
     }
 }
 
@@ -90,7 +104,7 @@ impl<'i> AppDoc<'i> {
 }
 
 /// RFC 9110 section 5.6.2.
-fn is_token(text: &str) -> bool {
+pub(super) fn is_token(text: &str) -> bool {
     let extra = b"!#$%&'*+-.^_`|~";
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || extra.contains(&b))
 }
@@ -103,7 +117,7 @@ pub(crate) struct RouteDoc<'i> {
     pub(crate) path: Located<Text<'i>>,
     pub(crate) methods: Option<Vec<Located<Text<'i>>>>,
     pub(crate) upstream: Located<Text<'i>>,
-    pub(crate) meter: Option<Text<'i>>,
+    pub(crate) meter: Option<Located<Text<'i>>>,
     pub(crate) cost: u32,
     /// Without a finding of its own: what is missing is not there, rather than wrong.
     pub(crate) clean: bool,
@@ -117,7 +131,7 @@ impl<'i> RouteDoc<'i> {
         let path = fields.text("path");
         let methods = fields.texts("methods");
         let upstream = fields.required_text("upstream");
-        let meter = fields.text("meter").map(|meter| meter.value);
+        let meter = fields.text("meter");
         let cost = fields.integer("cost", 0, 1_000_000).map_or(1, |cost| cost.value as u32);
         if let Some(path) = &path {
             let fits = path.value.starts_with('/') && !path.value.contains(['?', '#', ' ']);
@@ -259,7 +273,11 @@ pub(crate) struct TenantDoc<'i> {
     pub(crate) plan: Option<Located<Text<'i>>>,
     pub(crate) addons: Vec<Located<Text<'i>>>,
     pub(crate) status: Option<Status>,
+    /// An IANA zone.
+    pub(crate) zone: Option<Located<Text<'i>>>,
+    pub(crate) billing_day: Option<u8>,
     pub(crate) limits: Vec<LimitDoc<'i>>,
+    pub(crate) quotas: Vec<QuotaDoc<'i>>,
     /// As in [`RouteDoc`].
     pub(crate) clean: bool,
 }
@@ -284,10 +302,25 @@ impl<'i> TenantDoc<'i> {
         let plan = fields.text("plan");
         let addons = fields.texts("addons").unwrap_or_default();
         let status = fields.word("status", STATUSES).map(|status| status.value);
+        let zone = fields.text("zone");
+        let billing_day = fields.integer("billing_day", 1, 31).map(|day| day.value as u8);
         let limits = limits(&mut fields);
+        let quotas = quotas(&mut fields);
         let clean = fields.finish();
         let id = id?;
-        Some(TenantDoc { id, parent, level, plan, addons, status, limits, clean })
+        Some(TenantDoc {
+            id,
+            parent,
+            level,
+            plan,
+            addons,
+            status,
+            zone,
+            billing_day,
+            limits,
+            quotas,
+            clean,
+        })
     }
 }
 

@@ -17,7 +17,7 @@ use crate::bucket::Debt;
 use crate::decide::MAX_CHAIN;
 use crate::dynamic::Subject;
 use crate::keys::KeyId;
-use crate::snapshot::{Control, Level, Slot, Snapshot, Tenant};
+use crate::snapshot::{GUARANTEE, Level, Slot, Snapshot, Tenant};
 use crate::time::Nanos;
 
 #[cfg(all(test, not(loom)))]
@@ -152,7 +152,7 @@ impl Policy {
         let chains = snapshot.tenants.iter().map(|tenant| &*tenant.chain);
         let owned = snapshot.keys.iter().map(|entry| &*entry.own);
         for slot in chains.chain(owned).flatten() {
-            if let Control::Bucket { bucket, terms } = &slot.control {
+            if let Some((bucket, terms)) = slot.bucket() {
                 bucket.raise(terms.tolerance_ns(), now);
             }
         }
@@ -183,7 +183,7 @@ impl Snapshot {
         limits.clear();
         let mut owes = false;
         for slot in slots {
-            if let Control::Bucket { bucket, terms } = &slot.control {
+            if let Some((bucket, terms)) = slot.bucket() {
                 let ahead_ns = bucket.ahead_ns(now);
                 let spent = Spent::Tokens(Debt { interval_ns: terms.interval_ns, ahead_ns });
                 owes |= ahead_ns > 0;
@@ -202,7 +202,7 @@ impl Snapshot {
         elapsed_ns: u64,
         now: Nanos,
     ) -> Restored {
-        let remembers = |slot: &&Slot| matches!(slot.control, Control::Bucket { .. });
+        let remembers = |slot: &&Slot| slot.bucket().is_some();
         let slots: Vec<&Slot> = match owner {
             Owner::Tenant(id) | Owner::Plan(id) => match self.tenant_position(id) {
                 Some(index) => {
@@ -221,27 +221,35 @@ impl Snapshot {
         let mut restored = Restored::default();
         for (held, slot) in limits.iter().zip(self.same(limits, &slots)) {
             let Spent::Tokens(debt) = held.spent;
-            match slot.map(|slot| &slot.control) {
-                Some(Control::Bucket { bucket, terms }) => {
+            match slot.and_then(Slot::bucket) {
+                Some((bucket, terms)) => {
                     bucket.raise(debt.after(elapsed_ns).ahead_under(terms.interval_ns), now);
                     restored.found += 1;
                 }
-                _ => restored.unknown += usize::from(debt.ahead_ns > 0),
+                None => restored.unknown += usize::from(debt.ahead_ns > 0),
             }
         }
         restored
     }
 
     /// The slot each limit goes on as: the one of its name; then, as in a reload, one that is new
-    /// goes on where another one is gone.
+    /// goes on where another one of its kind is gone.
     fn same<'s>(&self, limits: &[Held<'_>], slots: &[&'s Slot]) -> Vec<Option<&'s Slot>> {
         let name = |slot: &Slot| &*self.labels[slot.label as usize].name;
         let by_name =
             limits.iter().map(|held| slots.iter().copied().find(|slot| name(slot) == held.name));
         let mut same: Vec<_> = by_name.collect();
-        let mut new =
-            slots.iter().copied().filter(|slot| limits.iter().all(|held| held.name != name(slot)));
-        same.iter_mut().filter(|slot| slot.is_none()).for_each(|slot| *slot = new.next());
+        for guarantees in [false, true] {
+            let is_new = |slot: &&Slot| {
+                slot.is_guarantee() == guarantees
+                    && limits.iter().all(|held| held.name != name(slot))
+            };
+            let mut new = slots.iter().copied().filter(is_new);
+            let gone = same.iter_mut().zip(limits).filter(|(slot, held)| {
+                slot.is_none() && held.name.ends_with(GUARANTEE) == guarantees
+            });
+            gone.for_each(|(slot, _)| *slot = new.next());
+        }
         same
     }
 }

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::{Debt, Held, Owner, Record, Restored, Spent};
 use crate::decide::tests::hash_of;
 use crate::keys::tests::key_text;
+use crate::quota::InMemory;
 use crate::{Call, Decision, Nanos, Policy, PolicySettings, Source};
 
 const KEY: &str = "abcdefghi1";
@@ -66,7 +67,8 @@ impl Shape {
     }
 
     fn policy(&self) -> Policy {
-        let settings = PolicySettings { max_dynamic_keys: 100, hash_key: [7; 16] };
+        let settings =
+            PolicySettings { max_dynamic_keys: 100, hash_key: [7; 16], memory: InMemory::shared() };
         Policy::new(&self.sources(), &settings).expect("valid")
     }
 }
