@@ -19,6 +19,7 @@ mod desk;
 pub mod document;
 mod limits;
 mod parameters;
+mod quotas;
 mod refusals;
 mod span;
 mod usage;

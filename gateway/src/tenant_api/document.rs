@@ -12,6 +12,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::super::limits::{AppFacts, Limit, Limits, PlanFacts};
+    use super::super::quotas::Quota;
     use super::super::{BASE, ENDPOINTS, brake, desk, refusals, span, usage};
     use super::TEXT;
 
@@ -130,6 +131,9 @@ mod tests {
             ..Limit::default()
         };
         check_schema("Limit", &limit, &Limit::default());
+        let quota =
+            Quota { tenant: text(), used: Some(1), thresholds: Some(vec![80]), ..Quota::default() };
+        check_schema("Quota", &quota, &Quota::default());
     }
 
     #[test]

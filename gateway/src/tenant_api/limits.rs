@@ -1,11 +1,12 @@
-//! What a tenant is allowed, and what is left of it now: its plan, its apps, and every limit that
-//! holds it.
+//! What a tenant is allowed, and what is left of it now: its plan, its apps, and every limit and
+//! quota that holds it.
 
 use bytes::Bytes;
 use orbit_policy::Snapshot;
 use orbit_policy::snapshot::{ApiTier, LimitState, LimitUsage, Plan, SupportLevel, Tenant};
 use serde::Serialize;
 
+use super::quotas::{self, Quota};
 use super::{View, json};
 use crate::api::words;
 
@@ -24,6 +25,8 @@ pub(super) struct Limits {
     pub(super) apps: Vec<AppFacts>,
     /// Narrowest first.
     pub(super) limits: Vec<Limit>,
+    /// As above.
+    pub(super) quotas: Vec<Quota>,
 }
 
 /// A plan as sold; `None` is unlimited.
@@ -87,6 +90,7 @@ pub(super) fn answer(view: &View) -> Bytes {
             .map(|app| AppFacts { id: app.id.to_string(), title: app.title.to_string() })
             .collect(),
         limits: limits.collect(),
+        quotas: quotas::standing(view),
     })
 }
 

@@ -8,6 +8,7 @@ use orbit_meter::clickhouse::{Store, StoreError};
 use serde::Serialize;
 
 use super::parameters::{Parameters, invalid};
+use super::quotas::{self, Quota};
 use super::span::{Per, Since, Span, rfc3339_s};
 use super::{TenantApi, View, cursor, desk, json, unanswered};
 use crate::api::words::rfc3339;
@@ -46,6 +47,8 @@ pub(super) struct Usage {
     #[serde(flatten)]
     pub(super) scope: Scope,
     pub(super) by: &'static str,
+    /// As they stand now, whatever was asked for and shipped.
+    pub(super) quotas: Vec<Quota>,
     /// Oldest period first.
     pub(super) rows: Vec<Row>,
     /// Brings the next page; `None` on the last one.
@@ -182,7 +185,8 @@ impl TenantApi {
         let place = |row: &UsageRow| (row.period, row.part.clone(), row.meter.clone());
         let next_cursor = list.cut(&mut rows, place);
         let rows = rows.into_iter().map(|row| describe(row, by)).collect();
-        Ok(json(&Usage { scope: list.scope(complete_us), by, rows, next_cursor }))
+        let quotas = quotas::standing(&list.view);
+        Ok(json(&Usage { scope: list.scope(complete_us), by, quotas, rows, next_cursor }))
     }
 }
 

@@ -61,6 +61,7 @@ upstream = "apps"
 id = "acme"
 plan = "business"
 limits = [{{ name = "requests", rate = 60, per = "minute", burst = 90 }}]
+quotas = [{{ name = "calls", meter = "api_calls", limit = 1_000, per = "year" }}]
 [[tenant]]
 id = "acme-web"
 level = "team"
@@ -68,6 +69,9 @@ parent = "acme"
 limits = [
     {{ name = "requests", rate = 1, per = "day", burst = 50 }},
     {{ name = "parallel", concurrent = 7 }},
+]
+quotas = [
+    {{ name = "calls", meter = "api_calls", limit = 100, per = "year", thresholds = [80], grace = 5 }},
 ]
 [[tenant]]
 id = "shop"
@@ -179,6 +183,27 @@ async fn limits_tell_what_is_left_and_what_a_request_took() {
     let names: Vec<&Value> =
         shop["limits"].as_array().unwrap().iter().map(|l| &l["name"]).collect();
     assert!(!names.contains(&&"own".into()), "the key's own limits hold nobody else");
+}
+
+#[tokio::test]
+async fn quotas_tell_what_is_left_and_of_those_above_no_more_than_that() {
+    let tree = Tree::new().await;
+    for _ in 0..3 {
+        assert_eq!(tree.bench.get("/x").await.0, StatusCode::OK);
+    }
+    let (_, _, answer) = tree.ask("limits").await;
+    let quotas = answer["quotas"].as_array().unwrap();
+    let of = |level: &str| quotas.iter().find(|quota| quota["level"] == level).unwrap();
+    let own = of("team");
+    let numbers = ["limit", "used", "remaining", "grace"].map(|name| own[name].as_u64().unwrap());
+    assert_eq!(numbers, [100, 3, 97, 5]);
+    assert_eq!((&own["tenant"], &own["period"]), (&"acme-web".into(), &"year".into()));
+    assert_eq!(own["thresholds"], serde_json::json!([80]));
+    let above = of("holding");
+    assert_eq!((&above["limit"], &above["remaining"]), (&1_000.into(), &997.into()));
+    for member in ["tenant", "used", "thresholds"] {
+        assert!(above.get(member).is_none(), "S1: {above}");
+    }
 }
 
 #[tokio::test]
