@@ -3,8 +3,9 @@
 use bytes::Bytes;
 use jiff::tz::TimeZone;
 use orbit_meter::clickhouse::nodes::{self, AWAY_AFTER};
-use orbit_meter::clickhouse::own::{OwnScope, UsagePlace, UsageRow};
+use orbit_meter::clickhouse::own::{Others, OwnScope, UsagePlace, UsageRow};
 use orbit_meter::clickhouse::{Store, StoreError};
+use orbit_policy::{Aggregate, Snapshot};
 use serde::Serialize;
 
 use super::parameters::{Parameters, invalid};
@@ -67,6 +68,10 @@ pub(super) struct Row {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) route: Option<String>,
     pub(super) meter: String,
+    /// How its values become the quantity.
+    pub(super) aggregate: &'static str,
+    /// What one of the quantity is; empty where nothing says.
+    pub(super) unit: String,
     pub(super) requests: u64,
     pub(super) quantity: String,
     pub(super) request_bytes: u64,
@@ -177,26 +182,46 @@ impl TenantApi {
             List::read(view, parameters, &PER, Since::Month, ("usage", by))?;
         let (question, now_us) = (list.question(), list.view.at.unix_us);
         let (store, after) = (self.store.clone(), list.after.clone());
+        let others = others(&list.view.snapshot);
         let asked = self.desk.ask(async move {
             let complete = watermark(&store, now_us).await?;
-            Ok((complete, store.own_usage(&question, by, after.as_ref()).await?))
+            Ok((complete, store.own_usage(&question, by, &others, after.as_ref()).await?))
         });
         let (complete_us, mut rows) = asked.await.map_err(unanswered)?;
         let place = |row: &UsageRow| (row.period, row.part.clone(), row.meter.clone());
         let next_cursor = list.cut(&mut rows, place);
-        let rows = rows.into_iter().map(|row| describe(row, by)).collect();
+        let rows = rows.into_iter().map(|row| describe(&list.view.snapshot, row, by)).collect();
         let quotas = quotas::standing(&list.view);
         Ok(json(&Usage { scope: list.scope(complete_us), by, quotas, rows, next_cursor }))
     }
 }
 
-fn describe(row: UsageRow, by: &'static str) -> Row {
+/// The meters whose figure for a period is no sum.
+fn others(snapshot: &Snapshot) -> Others {
+    let of = |aggregate| {
+        let meters = snapshot.meters().iter().filter(|meter| meter.aggregate == aggregate);
+        meters.map(|meter| meter.id.to_string()).collect()
+    };
+    Others {
+        distinct: of(Aggregate::Distinct),
+        largest: of(Aggregate::Max),
+        latest: of(Aggregate::Last),
+        counted: of(Aggregate::Count),
+        gauges: of(Aggregate::Gauge),
+    }
+}
+
+fn describe(snapshot: &Snapshot, row: UsageRow, by: &'static str) -> Row {
+    // A meter that is gone from the documents is told as what it was when nothing said more.
+    let known = snapshot.meter_id(&row.meter).map(|id| snapshot.meter(id));
     let part = |name| (by == name).then(|| row.part.clone());
     Row {
         period: rfc3339_s(row.period),
         tenant: part("tenant"),
         app: part("app"),
         route: part("route"),
+        aggregate: known.map_or(Aggregate::Sum, |meter| meter.aggregate).as_str(),
+        unit: known.map_or_else(String::new, |meter| meter.unit.to_string()),
         meter: row.meter,
         requests: row.requests,
         quantity: row.quantity,

@@ -13,6 +13,8 @@ use super::store::{Reading, Store, StoreError};
 
 /// The text of [`Store::own_usage`]'s query.
 pub const USAGE: &str = include_str!("queries/own_usage.sql");
+/// As above, of meters that do not add up.
+pub const FIGURES: &str = include_str!("queries/own_figures.sql");
 /// The text of [`Store::own_refusals`]'s query.
 pub const REFUSALS: &str = include_str!("queries/own_refusals.sql");
 /// What one question may take from the server, in bytes; a page of a year of a large tree takes a
@@ -36,6 +38,21 @@ pub struct OwnScope {
     pub rows: u32,
     /// How long the server may take.
     pub timeout: Duration,
+}
+
+/// The meters whose figure for a period is no sum of what rows say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Others {
+    /// How many different members there were.
+    pub distinct: Vec<String>,
+    /// The largest value.
+    pub largest: Vec<String>,
+    /// The latest value.
+    pub latest: Vec<String>,
+    /// How many values there were.
+    pub counted: Vec<String>,
+    /// Levels that last: no figure of rows says them, and usage leaves them out.
+    pub gauges: Vec<String>,
 }
 
 /// Where in the usage of a scope a row stands: its period, part and meter.
@@ -92,17 +109,40 @@ impl Store {
         &self,
         scope: &OwnScope,
         by: &'static str,
+        others: &Others,
         after: Option<&UsagePlace>,
     ) -> Result<Vec<UsageRow>, StoreError> {
         let first = (-1, String::new(), String::new());
         let (period, part, meter) = after.unwrap_or(&first);
-        let own = [
+        let place = [
             ("by", by.to_owned()),
             ("after_period", period.to_string()),
             ("after_part", part.clone()),
             ("after_meter", meter.clone()),
         ];
-        self.own_page(USAGE, scope, &own).await
+        let Others { distinct, largest, latest, counted, gauges } = others;
+        let figures = list(&[distinct, largest, latest, counted]);
+        let mut parameters = vec![("others", list(&[distinct, largest, latest, counted, gauges]))];
+        parameters.extend(place.clone());
+        let mut rows: Vec<UsageRow> = self.own_page(USAGE, scope, &parameters).await?;
+        if figures.is_empty() {
+            return Ok(rows);
+        }
+        let mut parameters = vec![
+            ("figures", figures),
+            ("distinct", list(&[distinct])),
+            ("largest", list(&[largest])),
+            ("latest", list(&[latest])),
+        ];
+        parameters.extend(place);
+        rows.extend(self.own_page::<UsageRow>(FIGURES, scope, &parameters).await?);
+        // Each list has the first rows of its own, so the first of both are among them.
+        let place = |a: &UsageRow, b: &UsageRow| {
+            (a.period, &a.part, &a.meter).cmp(&(b.period, &b.part, &b.meter))
+        };
+        rows.sort_by(place);
+        rows.truncate(scope.rows as usize);
+        Ok(rows)
     }
 
     /// A page of refusals, newest period first. `after` is the last row of the page before.
@@ -163,4 +203,10 @@ impl Store {
         };
         text.lines().map(read).collect()
     }
+}
+
+/// Meters in one parameter.
+fn list(kinds: &[&Vec<String>]) -> String {
+    let meters: Vec<&str> = kinds.iter().copied().flatten().map(String::as_str).collect();
+    meters.join("\u{1f}")
 }

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use orbit_meter::clickhouse::own::{OwnScope, REFUSALS, USAGE, UsageRow};
-use orbit_meter::event::Kind;
+use orbit_meter::clickhouse::BlockBuilder;
+use orbit_meter::clickhouse::own::{Others, OwnScope, REFUSALS, USAGE, UsageRow};
+use orbit_meter::event::{Flags, Kind};
 
-use super::rows::{NOVEMBER_US, Row};
+use super::Fixture;
+use super::rows::{MONTH, NOVEMBER_US, Row};
 use super::usage::with_november;
 
 const NOVEMBER_S: i64 = NOVEMBER_US / 1_000_000;
@@ -54,6 +56,7 @@ fn decimal(nano: i128) -> String {
 #[tokio::test]
 async fn usage_is_that_of_the_rows_and_of_nobody_else() {
     let (fixture, rows) = with_november().await;
+    let none = Others::default();
     for (root, per, by) in [
         ("acme/acme-brasil", "day", "meter"),
         ("acme/acme-brasil", "month", "tenant"),
@@ -64,7 +67,7 @@ async fn usage_is_that_of_the_rows_and_of_nobody_else() {
         ("", "day", "meter"),
         ("x' OR 1 --", "day", "meter"),
     ] {
-        let got = fixture.store.own_usage(&scope(root, per), by, None).await.expect("usage");
+        let got = fixture.store.own_usage(&scope(root, per), by, &none, None).await.expect("usage");
         let mut sums: BTreeMap<(i64, String, String), (i128, [u64; 3])> = BTreeMap::new();
         let ours = |row: &&Row| row.kind != Kind::Refused && is_below(row, root);
         for row in rows.iter().filter(ours) {
@@ -99,11 +102,13 @@ async fn pages_together_are_the_whole_and_nothing_twice() {
     let whole = scope("acme", "day");
     let page = OwnScope { rows: 7, ..whole.clone() };
     let store = &fixture.store;
+    // One meter from the projection, one from the rows.
+    let others = Others { largest: vec!["storage".to_owned()], ..Others::default() };
 
-    let all = store.own_usage(&whole, "tenant", None).await.expect("usage");
+    let all = store.own_usage(&whole, "tenant", &others, None).await.expect("usage");
     let (mut seen, mut after) = (Vec::new(), None);
     loop {
-        let rows = store.own_usage(&page, "tenant", after.as_ref()).await.expect("a page");
+        let rows = store.own_usage(&page, "tenant", &others, after.as_ref()).await.expect("a page");
         let Some(last) = rows.last() else { break };
         after = Some((last.period, last.part.clone(), last.meter.clone()));
         seen.extend(rows);
@@ -140,11 +145,63 @@ async fn refusals_are_those_of_the_rows() {
 }
 
 #[tokio::test]
+async fn meters_that_do_not_add_up_have_their_own_figures() {
+    let fixture = Fixture::new().await;
+    let mut builder = BlockBuilder::new();
+    // Meter, second, flags, member or request, quantity.
+    let odd = "o'brien\\x";
+    for (sequence, (meter, second, flags, id, quantity)) in [
+        ("users", 10, Flags::MEMBER, 7, 1),
+        ("users", 20, Flags::MEMBER, 8, 1),
+        // Seen by another node, too.
+        ("users", 30, Flags::MEMBER, 7, 1),
+        (odd, 10, Flags::NONE, 1, 5),
+        (odd, 20, Flags::MEASURED, 2, 9),
+        (odd, 30, Flags::NONE, 3, 4),
+        (odd, 40, Flags::PART, 3, 0),
+        ("last", 10, Flags::NONE, 4, 5),
+        ("last", 20, Flags::MEASURED, 5, 3),
+        ("runs", 10, Flags::NONE, 6, 50),
+        ("runs", 20, Flags::MEASURED, 9, 70),
+        ("level", 20, Flags::NONE, 10, 70),
+        ("plain", 20, Flags::NONE, 11, 70),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut row = Row::plain(sequence as u64, "north", second);
+        row.labels[6] = meter.to_owned();
+        row.flags = flags.bits();
+        row.request_id = [id; 16];
+        row.quantity_nano = quantity * 1_000_000_000;
+        row.requests = u32::from(flags == Flags::NONE);
+        row.push_into(&mut builder);
+    }
+    fixture.store.insert_block(&builder.finish(1, MONTH), "1").await.expect("inserted");
+    let one = |meter: &str| vec![meter.to_owned()];
+    let others = Others {
+        distinct: one("users"),
+        largest: one(odd),
+        latest: one("last"),
+        counted: one("runs"),
+        gauges: one("level"),
+    };
+    let scope = scope("acme", "total");
+    let rows = fixture.store.own_usage(&scope, "meter", &others, None).await.expect("usage");
+    let figures: Vec<(&str, &str, u64)> =
+        rows.iter().map(|row| (&*row.meter, &*row.quantity, row.requests)).collect();
+    let want =
+        [("last", "3", 1), (odd, "9", 2), ("plain", "70", 1), ("runs", "2", 1), ("users", "2", 0)];
+    assert_eq!(figures, want);
+}
+
+#[tokio::test]
 async fn days_and_months_are_those_of_the_zone() {
     let (fixture, _) = with_november().await;
     for per in ["day", "month"] {
         let zone = OwnScope { timezone: "America/Sao_Paulo".to_owned(), ..scope("acme", per) };
-        let rows = fixture.store.own_usage(&zone, "meter", None).await.expect("usage");
+        let rows =
+            fixture.store.own_usage(&zone, "meter", &Others::default(), None).await.expect("usage");
         // Midnight there is 3 o'clock here, and the month's first hours are of October there.
         assert!(rows.iter().all(|row| (row.period - 3 * 3_600) % DAY_S == 0), "{per}");
         let first = rows.first().expect("a row").period;
@@ -171,6 +228,7 @@ async fn questions_read_the_projection() {
             ("root", "acme"),
             ("per", "day"),
             ("by", "tenant"),
+            ("others", "storage"),
             ("rows", "10"),
             ("after_period", "0"),
             ("after_part", ""),

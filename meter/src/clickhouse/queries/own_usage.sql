@@ -1,11 +1,13 @@
 -- What a part of the tenant tree used: by period, by what it is broken down into, and by meter.
--- Refusals are not usage. Read from the projection.
+-- Of meters that add up; the others' figures are own_figures. Refusals are not usage. Read from the
+-- projection.
 --   from_s, to_s
 --               whole hours, half-open, unix seconds
 --   timezone    the zone whose days and months are meant (zones with whole hours)
 --   root        path of the node; its usage is its own and that of everything below it
 --   per         'hour', 'day', 'month' or 'total'; a total's period starts with `from_s`
 --   by          'tenant', 'app', 'route'; anything else: by meter alone
+--   others      the meters that do not add up, with the byte 1f between them
 --   after_period, after_part, after_meter
 --               rows after this one, in the order of the answer; -1, '', '': from the first on
 --   rows        at most so many
@@ -33,6 +35,7 @@ FROM usage_events
 WHERE toStartOfHour(ts) >= since
   AND toStartOfHour(ts) < toDateTime({to_s:Int64}, 'UTC')
   AND kind != 'refused'
+  AND NOT has(splitByChar('\x1f', {others:String}), toString(meter))
   AND (path = {root:String} OR startsWith(path, concat({root:String}, '/')))
 GROUP BY period, part, meter_id
 HAVING (toInt64(period), part, meter_id)
