@@ -4,6 +4,7 @@
 #
 #   accept.sh             all of them
 #   accept.sh limits      every level of the tree at three times its limit, 20 s over 64 connections
+#   accept.sh fairness    three tenants share a limit, one is greedy: 30 s, then 30 s with two idle
 #   accept.sh reload      200 reloads at full speed: no failure, no refill, p99 within twice
 #   accept.sh catalogue   100 000 tenants and 300 000 keys come into force under load
 #   accept.sh ledger      500 000 requests of every kind, compared with ClickHouse to the unit
@@ -31,6 +32,14 @@ limits() {
     local level
     for level in key team department business-unit subsidiary holding plan; do
         verdict "limit at $level" "$BIN/loadtest" run "loadtest/scenarios/limit-$level.toml" \
+            --url "$GATEWAY_URL" --quiet
+    done
+}
+
+fairness() {
+    local others
+    for others in greedy idle; do
+        verdict "fairness, $others" "$BIN/loadtest" run "loadtest/scenarios/fairness-$others.toml" \
             --url "$GATEWAY_URL" --quiet
     done
 }
@@ -94,12 +103,12 @@ power() {
 # shellcheck disable=SC2016 # the variables are the ones `kills` sets
 ingest() {
     verdict "ingest under kills" "$BIN/loadtest" kills --orbit "$BIN/orbit" --quiet \
-        --kills 20 --every-s 0.5 -- sh -c '"$0" ingest --url "$ORBIT_INGEST_URL" --quiet \
+        --kills 20 --every-s 0.35 -- sh -c '"$0" ingest --url "$ORBIT_INGEST_URL" --quiet \
         --token-file "$ORBIT_INGEST_TOKEN_FILE" --tenant load --events 1000000 --batch 10 \
-        --clients 2' "$BIN/loadtest"
+        --clients 4' "$BIN/loadtest"
 }
 
-[ $# -gt 0 ] || set -- limits reload catalogue ledger outage disk power ingest
+[ $# -gt 0 ] || set -- limits fairness reload catalogue ledger outage disk power ingest
 for part in "$@"; do
     case $part in
     outage | disk | power | ingest) end_stage ;;

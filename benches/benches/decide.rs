@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use governor::{Quota, RateLimiter};
-use orbit_benches::{catalogue, chain, settings};
+use orbit_benches::{catalogue, chain, example, settings};
 use orbit_policy::{ApiKey, Call, Decision, Nanos, Policy};
 
 #[global_allocator]
@@ -126,6 +126,24 @@ fn contended(threads: usize, iterations: u64, work: impl Fn() + Sync) -> Duratio
     })
 }
 
+/// A request of a known user along the whole chain of the example configuration.
+fn whole_example(c: &mut Criterion) {
+    let (policy, key) = example("acme-web");
+    let mut now = 0;
+    c.bench_function("the example configuration, its deepest team", |b| {
+        b.iter(|| {
+            // Slow enough for the narrowest of its limits.
+            now += 2_000_000_000;
+            let header = |name: &str| (name == "x-end-user").then_some(&b"maria"[..]);
+            let decision = policy.decide(&Call { header: &header, ..call(&key, now) });
+            match decision {
+                Decision::Admit(admission) => drop(black_box(admission)),
+                Decision::Deny(denial) => panic!("{:?}", denial.reason),
+            }
+        });
+    });
+}
+
 fn many_tenants(c: &mut Criterion) {
     let mut group = c.benchmark_group("decide by catalogue size");
     for tenants in [1_000, 1_000_000] {
@@ -151,5 +169,5 @@ fn many_tenants(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, identify, levels, hot_tenant, many_tenants);
+criterion_group!(benches, identify, levels, hot_tenant, whole_example, many_tenants);
 criterion_main!(benches);

@@ -57,6 +57,24 @@ pub fn chain(levels: usize) -> (Policy, ApiKey) {
     (Policy::new(&sources, &settings()).expect("valid"), key)
 }
 
+/// The documents an operator starts from, and a key of one of their tenants. `ORBIT_EXAMPLE` names
+/// another directory: one commit's documents may mean nothing to the program of another.
+pub fn example(tenant: &str) -> (Policy, ApiKey) {
+    let usual = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/policy");
+    let directory = std::env::var("ORBIT_EXAMPLE").unwrap_or_else(|_| usual.to_owned());
+    let mut sources = Vec::new();
+    for entry in std::fs::read_dir(directory).expect("a directory of documents") {
+        let path = entry.expect("an entry").path();
+        let text = std::fs::read_to_string(&path).expect("a readable document");
+        sources.push(Source { file: path.display().to_string().into(), text });
+    }
+    let key = ApiKey::generate("bench").expect("randomness");
+    let (id, hash) = (&key.id, &key.hash);
+    let text = format!("[[key]]\nid = \"{id}\"\ntenant = \"{tenant}\"\nhash = \"{hash}\"\n");
+    sources.push(Source { file: "key.toml".into(), text });
+    (Policy::new(&sources, &settings()).expect("valid"), key)
+}
+
 /// Documents of `tenants` tenants in holdings of a hundred, with `keys_each` keys for each, and
 /// the first `known` of the keys.
 pub fn catalogue(tenants: usize, keys_each: usize, known: usize) -> (Vec<Source>, Vec<ApiKey>) {

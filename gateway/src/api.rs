@@ -67,7 +67,7 @@ async fn discard(mut body: Body, max_body_bytes: usize) {
     let mut left = max_body_bytes + DISCARDED_BYTES;
     let read = async {
         while let Some(Ok(frame)) = body.frame().await {
-            let bytes = frame.data_ref().map_or(0, |data| data.len());
+            let bytes = frame.data_ref().map_or(0, bytes::Bytes::len);
             if bytes >= left {
                 return;
             }

@@ -12,6 +12,7 @@ pub mod exchange;
 mod failure;
 pub mod fields;
 pub mod intake;
+pub(crate) mod measure;
 pub mod metrics;
 pub mod open;
 mod own;
@@ -228,6 +229,7 @@ impl ProxyHttp for Proxy {
             session.set_read_timeout(None);
         }
         let ending = ctx.upstream_answered(&self.0, response);
+        ctx.measure_answer(response);
         if let Some(admission) = &ctx.admission {
             let ready = &equipment(admission.permit.snapshot()).policy_fields;
             fields::add(response, admission, ready)?;

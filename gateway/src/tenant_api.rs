@@ -146,10 +146,10 @@ impl TenantApi {
     }
 
     /// The JSON answer to a request below `/orbit`, or why there is none.
-    pub async fn answer(&self, asked: &Asked<'_>) -> Result<Bytes, Problem> {
+    pub async fn answer(&self, asked: &Asked<'_>) -> Result<Bytes, Box<Problem>> {
         let endpoint = Endpoint::of(asked.path);
         let answer = self.find(endpoint, asked).await;
-        let status = answer.as_ref().map_or_else(Problem::status, |_| StatusCode::OK);
+        let status = answer.as_ref().map_or_else(|problem| problem.status(), |_| StatusCode::OK);
         let endpoint = endpoint.map_or("none", Endpoint::path);
         let status = status.as_str().to_owned();
         counter!("orbit_tenant_api_requests_total", "endpoint" => endpoint, "status" => status)
@@ -157,18 +157,23 @@ impl TenantApi {
         answer
     }
 
-    async fn find(&self, endpoint: Option<Endpoint>, asked: &Asked<'_>) -> Result<Bytes, Problem> {
+    async fn find(
+        &self,
+        endpoint: Option<Endpoint>,
+        asked: &Asked<'_>,
+    ) -> Result<Bytes, Box<Problem>> {
         if endpoint == Some(Endpoint::Document) {
             check_method(asked.method)?;
             Parameters::read(asked.query, &[])?;
             return Ok(Bytes::from_static(document::TEXT.as_bytes()));
         }
         let snapshot = self.policy.load();
-        let caller = snapshot.identify(asked.key).map_err(refusal::unauthorized)?;
+        let caller =
+            snapshot.identify(asked.key).map_err(|why| Box::new(refusal::unauthorized(why)))?;
         self.slow_down(snapshot.key_id_of(caller), asked.at)?;
         let endpoint = endpoint.ok_or_else(|| {
             let detail = format!("Nothing is at this path; see {BASE}openapi.json.");
-            Problem::new(StatusCode::NOT_FOUND, "not-found", detail)
+            Box::new(Problem::new(StatusCode::NOT_FOUND, "not-found", detail))
         })?;
         check_method(asked.method)?;
         let parameters = Parameters::read(asked.query, endpoint.parameters())?;
@@ -187,32 +192,32 @@ impl TenantApi {
         }
     }
 
-    fn slow_down(&self, key_id: &str, at: Reading) -> Result<(), Problem> {
+    fn slow_down(&self, key_id: &str, at: Reading) -> Result<(), Box<Problem>> {
         self.brake.take(key_id, at.mono).map_err(|seconds| {
             let detail = format!("A key may ask ten times a second; again in {seconds} s.");
-            Problem::of_type(StatusCode::TOO_MANY_REQUESTS, QUOTA_EXCEEDED, detail)
-                .header("Retry-After", seconds.to_string())
+            let problem = Problem::of_type(StatusCode::TOO_MANY_REQUESTS, QUOTA_EXCEEDED, detail);
+            Box::new(problem.header("Retry-After", seconds.to_string()))
         })
     }
 }
 
-fn check_method(method: &str) -> Result<(), Problem> {
+fn check_method(method: &str) -> Result<(), Box<Problem>> {
     if matches!(method, "GET" | "HEAD") {
         return Ok(());
     }
     let detail = "This can be read only: GET or HEAD.";
     let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail);
-    Err(problem.header("Allow", "GET, HEAD"))
+    Err(Box::new(problem.header("Allow", "GET, HEAD")))
 }
 
 /// The one answer for every tenant that a key does not see, whether it exists or not.
-fn no_tenant() -> Problem {
+fn no_tenant() -> Box<Problem> {
     let detail = "No tenant with this id is the key's own or below it.";
-    Problem::new(StatusCode::NOT_FOUND, "tenant-not-found", detail)
+    Box::new(Problem::new(StatusCode::NOT_FOUND, "tenant-not-found", detail))
 }
 
 /// Why the database gave no answer, without its own words: they may name what is not the tenant's.
-fn unanswered(error: Unanswered) -> Problem {
+fn unanswered(error: Unanswered) -> Box<Problem> {
     let detail = match &error {
         Unanswered::Busy => "Too many questions are being answered; ask again.",
         Unanswered::Late => "The usage database did not answer in time; ask again, or for less.",
@@ -221,8 +226,8 @@ fn unanswered(error: Unanswered) -> Problem {
         }
     };
     tracing::debug!(error = &error as &dyn std::error::Error, "a tenant's question had no answer");
-    Problem::of_type(StatusCode::SERVICE_UNAVAILABLE, REDUCED_CAPACITY, detail)
-        .header("Retry-After", RETRY_AFTER)
+    let problem = Problem::of_type(StatusCode::SERVICE_UNAVAILABLE, REDUCED_CAPACITY, detail);
+    Box::new(problem.header("Retry-After", RETRY_AFTER))
 }
 
 fn json(answer: &impl Serialize) -> Bytes {

@@ -1,5 +1,5 @@
 //! The whole product as processes: `orbit up` with the real engine, real traffic, a broken policy
-//! file, a clean stop, and the rows of exactly those requests.
+//! file, a clean stop, and the rows of exactly those requests, with the figures of their meters.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
 use std::collections::BTreeMap;
@@ -13,7 +13,8 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use serde_json::Value;
+use orbit_meter::clickhouse::queries;
+use serde_json::{Value, json};
 
 /// After this a state that should come is not coming.
 const BOUND: std::time::Duration = std::time::Duration::from_secs(30);
@@ -23,6 +24,7 @@ struct Orbit {
     child: Child,
     proxy: String,
     admin: String,
+    ingest: String,
     database: String,
 }
 
@@ -59,12 +61,20 @@ impl Orbit {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut orbit =
-            Orbit { child, proxy: String::new(), admin: String::new(), database: String::new() };
+        let mut orbit = Orbit {
+            child,
+            proxy: String::new(),
+            admin: String::new(),
+            ingest: String::new(),
+            database: String::new(),
+        };
         for line in lines.by_ref().map_while(Result::ok) {
             if line.contains("Orbit is running") {
                 orbit.proxy = address(&line, "proxy http://").unwrap();
                 orbit.admin = address(&line, "admin http://").unwrap();
+            }
+            if let Some(ingest) = address(&line, "ingest http://") {
+                orbit.ingest = ingest;
             }
             if line.contains("X-ClickHouse-User") {
                 orbit.database = address(&line, "http://").unwrap();
@@ -105,8 +115,12 @@ async fn get(url: String, bearer: Option<&str>) -> (StatusCode, HeaderMap, Strin
 
 /// What the finance user sees.
 async fn query(orbit: &Orbit, data: &Path, sql: &str) -> String {
+    ask(orbit, data, sql, "").await
+}
+
+async fn ask(orbit: &Orbit, data: &Path, sql: &str, parameters: &str) -> String {
     let password = std::fs::read_to_string(data.join("clickhouse/finance.password")).unwrap();
-    let request = Request::post(format!("{}/", orbit.database))
+    let request = Request::post(format!("{}/?database=orbit&{parameters}", orbit.database))
         .header("x-clickhouse-user", "finance")
         .header("x-clickhouse-key", password.trim())
         .body(Full::new(Bytes::from(sql.to_owned())))
@@ -136,11 +150,16 @@ fn demo_key(data: &Path, tenant: &str) -> String {
     line.unwrap().trim_matches(['"', '\'']).to_owned()
 }
 
-/// Answers "hello" to everything.
+/// Answers "hello" to everything, after 2.5 ms of work as it says; of `/crm/odd` it says nothing of
+/// use.
 async fn upstream() -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let app = axum::Router::new().fallback(|| async { "hello" });
+    let says =
+        |work: &'static str| move || async move { ([("X-Orbit-Processing-Ms", work)], "hello") };
+    let app = axum::Router::new()
+        .route("/crm/odd", axum::routing::get(says("fast")))
+        .fallback(says("2.5"));
     tokio::spawn(async move { axum::serve(listener, app).await });
     address
 }
@@ -157,7 +176,11 @@ async fn the_example_serves_meters_survives_a_broken_policy_and_accounts_for_eve
     let (status, headers, body) = get(url("/crm/hello"), Some(&web)).await;
     assert_eq!((status, &*body), (StatusCode::OK, "hello"));
     assert!(headers["ratelimit"].to_str().unwrap().contains(";r="));
+    assert!(!headers.contains_key("x-orbit-processing-ms"), "that is for us: {headers:?}");
     assert!(headers["ratelimit-policy"].to_str().unwrap().contains("holding/requests"));
+    let (status, headers, _) = get(url("/crm/odd"), Some(&web)).await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(!headers.contains_key("x-orbit-processing-ms"), "{headers:?}");
     assert_eq!(get(url("/crm/hello"), None).await.0, StatusCode::UNAUTHORIZED);
     assert_eq!(get(url("/ai/chat"), Some(&web)).await.0, StatusCode::FORBIDDEN);
 
@@ -169,6 +192,7 @@ async fn the_example_serves_meters_survives_a_broken_policy_and_accounts_for_eve
     assert_eq!(answers.keys().copied().collect::<Vec<_>>(), [200, 429]);
 
     broken_policy_is_refused_and_traffic_goes_on(&orbit, directory.path(), &data).await;
+    report_usage(&orbit, &data).await;
 
     orbit.stop();
     let orbit = Orbit::start(directory.path());
@@ -177,10 +201,12 @@ async fn the_example_serves_meters_survives_a_broken_policy_and_accounts_for_eve
     let seen = query(&orbit, &data, rows).await;
     let expected = [
         "request\tpadaria\t200\t\t20".to_owned(),
-        format!("request\tacme-web\t200\t\t{}", answers[&200] + 1),
+        format!("request\tacme-web\t200\t\t{}", answers[&200] + 2),
         "refused\t\t401\tno_key\t1".to_owned(),
         "refused\tacme-web\t403\tnot_entitled\t1".to_owned(),
         format!("refused\tacme-web\t429\trate_limited\t{}", answers[&429]),
+        "ingested\tacme\t0\t\t1".to_owned(),
+        "ingested\tacme-web\t0\t\t4".to_owned(),
     ];
     for line in &expected {
         assert!(seen.lines().any(|row| row == line), "{line:?} is not in\n{seen}");
@@ -190,7 +216,75 @@ async fn the_example_serves_meters_survives_a_broken_policy_and_accounts_for_eve
                  AS distinct, max(sequence) + 1 AS last FROM orbit.usage_events GROUP BY ALL \
                  HAVING n != distinct OR n != last)";
     assert_eq!(query(&orbit, &data, dense).await.trim(), "0", "sequences are dense");
+    figures_are_right(&orbit, &data, answers[&200] + 2).await;
+    let beside = directory.path().join("audit.toml");
+    std::fs::write(&beside, "[clickhouse]\ndata = \"data/clickhouse\"\n").unwrap();
+    let audit = Command::new(env!("CARGO_BIN_EXE_orbit"))
+        .args(["audit", "--wait-s", "0", "--config"])
+        .arg(&beside)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&audit.stdout);
+    assert!(audit.status.success() && text.trim_end().ends_with("clean"), "{text}{audit:?}");
     orbit.stop();
+}
+
+/// Usage that the proxy does not see: a level, members, and a meter without a table.
+async fn report_usage(orbit: &Orbit, data: &Path) {
+    let token = std::fs::read_to_string(data.join("ingest.token")).unwrap();
+    let event = |id: u32, meter: &str, subject: &str, data: Value| {
+        json!({ "specversion": "1.0", "id": id.to_string(), "source": "/erp", "type": meter,
+                "subject": subject, "data": data })
+    };
+    let events = json!([
+        event(1, "active_integrations", "acme-web", json!({ "member": "sap" })),
+        event(2, "active_integrations", "acme", json!({ "member": "sap" })),
+        event(3, "active_integrations", "acme-web", json!({ "member": "shop" })),
+        event(4, "storage", "acme-web", json!({ "quantity": 5_000_000 })),
+        event(5, "exports", "acme-web", json!({ "quantity": "0.5" })),
+    ]);
+    for counted in ["\"accepted\":5", "\"duplicates\":5"] {
+        let request = Request::post(format!("{}/v1/events", orbit.ingest))
+            .header("authorization", format!("Bearer {}", token.trim()))
+            .header("content-type", "application/cloudevents-batch+json")
+            .body(Full::new(Bytes::from(events.to_string())))
+            .unwrap();
+        let (status, _, body) = send(request).await;
+        assert_eq!(status, StatusCode::ACCEPTED, "{body}");
+        assert!(body.contains(counted), "{body}");
+    }
+}
+
+/// Each meter's figure for the holding, as finance asks for it; `served` requests of `acme-web` were.
+async fn figures_are_right(orbit: &Orbit, data: &Path, served: u64) {
+    let figure = async |name: &str, meter: &str, how: &str| {
+        let sql = queries::find(name).unwrap().sql;
+        let parameters = format!(
+            "param_from_us=0&param_to_us=7258118400000000&param_tenant=acme&param_meter={meter}\
+             &param_aggregate={how}&default_format=TSV"
+        );
+        ask(orbit, data, sql, &parameters).await.trim().to_owned()
+    };
+    // One of them was told in words.
+    let told = served - 1;
+    let processing = told * 5;
+    let processing = format!("{}{}", processing / 2, if processing % 2 == 1 { ".5" } else { "" });
+    for (meter, how, value) in [
+        ("api_calls", "sum", served.to_string()),
+        ("api_calls", "count", served.to_string()),
+        ("processing", "sum", processing),
+        ("processing", "count", told.to_string()),
+        ("processing", "max", "2.5".to_owned()),
+        ("data_out", "sum", (served * 5).to_string()),
+        ("data_in", "sum", "0".to_owned()),
+        ("active_integrations", "distinct", "2".to_owned()),
+        ("exports", "sum", "0.5".to_owned()),
+    ] {
+        assert_eq!(figure("meter_by_window", meter, how).await, value, "{how} of {meter}");
+    }
+    let storage = figure("gauge_by_window", "storage", "").await;
+    let (_, level) = storage.split_once('\t').unwrap();
+    assert_eq!(level, "5000000\t5000000", "peak and level: {storage}");
 }
 
 /// Every mistake shows in `/readyz`, the old policy goes on, and a good file comes into force.
@@ -232,6 +326,8 @@ async fn broken_policy_is_refused_and_traffic_goes_on(
     }
     let metrics = get(format!("{}/metrics", orbit.admin), Some(token.trim())).await.2;
     assert!(metrics.contains("orbit_policy_reloads_total{result=\"refused\"}"), "{metrics}");
+    let invalid = "orbit_meter_values_invalid_total{meter=\"processing\"} 1";
+    assert!(metrics.contains(invalid), "{metrics}");
     std::fs::remove_file(&bad).unwrap();
     let policy = || get(format!("{}/v1/policy", orbit.admin), Some(token.trim()));
     loop {

@@ -11,7 +11,7 @@ use orbit_policy::ApiKey;
 use thiserror::Error;
 
 /// Label, tenant, and the key's own limit.
-const KEYS: [(&str, &str, Option<&str>); 12] = [
+const KEYS: [(&str, &str, Option<&str>); 15] = [
     ("LOAD", "load", None),
     ("LOAD_OTHER", "load-other", None),
     ("LOAD_SPENT", "load-spent", None),
@@ -28,6 +28,9 @@ const KEYS: [(&str, &str, Option<&str>); 12] = [
     ("LOAD_SUBSIDIARY", "load-subsidiary-team", None),
     ("LOAD_HOLDING", "load-holding-team", None),
     ("LOAD_PLANNED", "load-planned", None),
+    ("LOAD_HALF", "load-half", None),
+    ("LOAD_THIRTY", "load-thirty", None),
+    ("LOAD_TWENTY", "load-twenty", None),
 ];
 
 /// Why the keys could not be made.

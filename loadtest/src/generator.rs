@@ -150,6 +150,7 @@ pub fn run(run: &Run<'_>, watch: &mut dyn FnMut(&Progress)) -> Result<Recording,
         kinds: kinds.len(),
         answers: run.keep_answers,
         limit: run.scenario.expect_limit.is_some(),
+        shares: run.scenario.expect_shares.is_some(),
         reload: run.reloading.is_some(),
     };
     let shared = Arc::new(Shared {

@@ -44,6 +44,8 @@ mod flag {
     pub(super) const ABORTED: u8 = 1;
     pub(super) const UNMETERED: u8 = 4;
     pub(super) const PART: u8 = 8;
+    /// A figure of a further meter, or a member of one.
+    pub(super) const FURTHER: u8 = 32 | 64;
 }
 
 struct Known {
@@ -152,6 +154,8 @@ impl Ledger {
                 let found = self.refusals_found.entry((place(), row.status)).or_default();
                 *found += u64::from(row.requests);
             }
+            // What a request adds to further meters says nothing of its answer.
+            RowKind::Request if row.flags & flag::FURTHER != 0 => return,
             RowKind::Request if row.flags & flag::PART != 0 => return self.part(row),
             RowKind::Request if row.flags & flag::UNMETERED != 0 => {
                 *self.unmetered.entry(place()).or_default() += u64::from(row.requests);

@@ -10,9 +10,13 @@
 //! - *not less* is judged over the span in which requests were offered, from the first sending to
 //!   the last. Ending it at the last *admitted* request would excuse one that stops admitting.
 
+mod shares;
+
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+
+pub use shares::{ShareLine, SharesVerdict, judge_shares};
 
 use crate::scenario::ExpectedLimit;
 

@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::cpu::CpuUse;
 use crate::generator::{KindRecord, MeasuredCpu, Recording, ReloadLatency};
 use crate::ledger::LedgerVerdict;
-use crate::limit::{LimitVerdict, judge};
+use crate::limit::{LimitVerdict, SharesVerdict, judge, judge_shares};
 use crate::reload::ReloadOutcome;
 use crate::scenario::{Rate, RequestKind, Scenario};
 use crate::target::Target;
@@ -151,6 +151,8 @@ pub struct Report {
     pub cpu: Option<CpuReport>,
     /// The limit's verdict, when one was expected.
     pub limit: Option<LimitVerdict>,
+    /// The shares' verdict, when some were expected.
+    pub shares: Option<SharesVerdict>,
     /// The ledger's verdict, when it was asked.
     pub ledger: Option<LedgerVerdict>,
     /// Reloads, when there were any.
@@ -166,6 +168,8 @@ impl Report {
         let per_second = |count: u64, seconds: f64| count as f64 / seconds.max(1e-9);
         let measured_s = recording.measured.as_secs_f64();
         let limit = scenario.expect_limit.as_ref().zip(record.limit.as_ref());
+        let names: Vec<_> = scenario.requests.iter().map(|kind| &*kind.name).collect();
+        let shares = scenario.expect_shares.as_ref().zip(record.shares.as_ref());
         let mut report = Report {
             scenario: scenario.name.clone(),
             target: target.to_string(),
@@ -189,6 +193,7 @@ impl Report {
             kinds: scenario.requests.iter().zip(&record.kinds).map(|(s, r)| kind(s, r)).collect(),
             cpu: recording.cpu.as_ref().map(CpuReport::of),
             limit: limit.map(|(expected, record)| judge(expected, record)),
+            shares: shares.map(|(expected, records)| judge_shares(expected, &names, records)),
             ledger: None,
             reload: None,
             findings: Vec::new(),
@@ -197,6 +202,9 @@ impl Report {
         let limit = report.limit.iter().flat_map(|limit| &limit.findings);
         let limit: Vec<_> = limit.map(|says| format!("limit: {says}")).collect();
         report.findings.extend(limit);
+        let shares = report.shares.iter().flat_map(|shares| &shares.findings);
+        let shares: Vec<_> = shares.map(|says| format!("shares: {says}")).collect();
+        report.findings.extend(shares);
         report
     }
 

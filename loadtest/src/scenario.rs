@@ -119,6 +119,28 @@ pub struct ExpectedLimit {
     pub requests: Vec<String>,
 }
 
+/// A limit that several share, and what is guaranteed to each.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExpectedShares {
+    /// What all of them have together, per second.
+    pub per_s: f64,
+    /// The burst of the limit.
+    pub burst: u64,
+    /// The bursts of the guarantees together.
+    pub guaranteed_burst: u64,
+    /// Who is guaranteed what. Every request kind is under the limit, with a guarantee or without.
+    pub shares: Vec<ExpectedShare>,
+}
+
+/// What is guaranteed to the requests of a kind.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExpectedShare {
+    /// The name of the request kind.
+    pub request: String,
+    /// Admissions per second, whatever the others ask for.
+    pub guarantee_per_s: f64,
+}
+
 /// A whole scenario, checked.
 #[derive(Clone, Debug)]
 pub struct Scenario {
@@ -146,6 +168,8 @@ pub struct Scenario {
     pub requests: Vec<RequestKind>,
     /// The limit to check.
     pub expect_limit: Option<ExpectedLimit>,
+    /// The shared limit to check.
+    pub expect_shares: Option<ExpectedShares>,
 }
 
 /// One mistake in a scenario.

@@ -23,10 +23,12 @@
 //! Guarantees: what [`Event::encode`] wrote, [`View::decode`] reads back unchanged; any other bytes
 //! are an error and never a panic.
 
+mod member;
 mod row;
 #[cfg(test)]
 mod tests;
 
+pub use member::{member_id, root_of};
 pub use row::{DecodeError, EncodeError, MAX_ROW_BYTES, MIN_ROW_BYTES, ROW_LAYOUT, View};
 
 /// Earliest event time a row may carry: 1970-01-01T00:00:00Z, in unix microseconds.

@@ -76,7 +76,8 @@ impl Stage {
     }
 
     /// Rows of two lanes in four plans of one batch, or two where a month ends, and their manifest.
-    /// Every tenth row is an ingested event; one request is recorded in three parts.
+    /// Every tenth row is an ingested event; one request is recorded in three parts; one row is a
+    /// figure of a further meter, and two are of one member.
     async fn fill(&self, node: u32, begin_us: i64) {
         self.run(&format!(
             "INSERT INTO usage_events SELECT \
@@ -86,11 +87,14 @@ impl Stage {
              'gold' AS plan, 'k1' AS key_id, 'crm' AS app, 'r1' AS route, \
              concat('meter-', toString(number % 2)) AS meter, \
              if(number % 10 = 0, 'ingested', 'request') AS kind, '' AS reason, 'GET' AS method, \
-             200 AS status, multiIf(number = 101, 16, number IN (103, 105), 8, 0) AS flags, \
-             if(flags = 8, 0, 1) AS requests, \
+             200 AS status, multiIf(number = 101, 16, number IN (103, 105), 8, \
+             number = 205, 32, number IN (210, 310), 64, 0) AS flags, \
+             if(flags IN (8, 32, 64), 0, 1) AS requests, \
              if(flags = 8, 0, toDecimal128(number, 9) / 8) AS quantity, \
-             number AS request_bytes, number * 7 AS response_bytes, 900 AS duration_us, \
-             800 AS upstream_us, reinterpretAsUUID(sipHash128({node}, number)) AS request_id, \
+             if(flags >= 32, 0, number) AS request_bytes, request_bytes * 7 AS response_bytes, \
+             900 AS duration_us, 800 AS upstream_us, \
+             if(flags = 64, toUUID('018fd2a0-0000-7000-8000-000000000001'), \
+             reinterpretAsUUID(sipHash128({node}, number))) AS request_id, \
              7 * 4294967296 * {node} + intDiv(number, 1000) * 2 + (toYYYYMM(ts) != \
              toYYYYMM(fromUnixTimestamp64Micro({begin_us}, 'UTC'))) AS batch_id \
              FROM numbers({ROWS})"

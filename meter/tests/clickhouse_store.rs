@@ -2,6 +2,8 @@
 
 #[path = "clickhouse_store/blocks.rs"]
 mod blocks;
+#[path = "clickhouse_store/meters.rs"]
+mod meters;
 #[path = "clickhouse_store/own.rs"]
 mod own;
 #[path = "clickhouse_store/rows.rs"]

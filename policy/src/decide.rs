@@ -416,5 +416,7 @@ impl Denial {
     }
 }
 
+#[cfg(all(test, loom))]
+mod loom_tests;
 #[cfg(all(test, not(loom)))]
 pub(crate) mod tests;

@@ -23,6 +23,8 @@ pub mod keys;
 pub mod meters;
 mod policy;
 pub mod quota;
+#[cfg(all(test, not(loom)))]
+mod random;
 pub mod snapshot;
 mod sync;
 pub mod time;

@@ -4,6 +4,7 @@
 //! by one look-up, a tenant holds the whole chain of its limits from its own up to its
 //! holding's and its plan's. Bucket state is shared with the snapshots before and after.
 
+mod guarantee;
 mod routes;
 mod scope;
 
@@ -12,6 +13,7 @@ use std::sync::{Arc, OnceLock};
 
 use hashbrown::HashTable;
 
+pub(crate) use guarantee::{GUARANTEE, Guarantee};
 pub use routes::{NoRoute, RouteIndex};
 pub(crate) use routes::{RouteTable, RouteTableBuilder};
 
@@ -21,7 +23,7 @@ use crate::dynamic::DynamicBuckets;
 use crate::gauge::Gauge;
 use crate::keys::{KeyId, Presented, SecretHash};
 use crate::meters::{Meter, MeterId};
-use crate::quota::{Beyond, Quota};
+use crate::quota::Quota;
 use crate::time::Nanos;
 
 /// Where in the tree a limit stands. From the narrowest to the widest.
@@ -223,6 +225,8 @@ pub struct Tenant {
     pub(crate) plan: u32,
     pub(crate) apps: Arc<BitSet>,
     pub(crate) chain: Box<[Slot]>,
+    /// Whether any of the chain is a guarantee.
+    pub(crate) guarantees: bool,
     /// Index of its `RateLimit-Policy` value, or [`COMPOSED`].
     pub(crate) policy_field: u32,
 }
@@ -272,49 +276,6 @@ pub(crate) struct QuotaPlace {
     pub(crate) key: u128,
     pub(crate) owner: u32,
     pub(crate) slot: u8,
-}
-
-/// What is guaranteed of the limit a share is of. It never refuses: what it has left secures the
-/// limits above, and without that they are asked like any other.
-#[derive(Clone, Debug)]
-pub(crate) struct Guarantee {
-    pub(crate) bucket: Arc<Bucket>,
-    pub(crate) terms: Terms,
-    /// The limits that are debited without being asked when this has tokens: bit 1 is the next slot
-    /// of the chain, and so on. 0: the limit it is of is not on this chain, and it does nothing.
-    pub(crate) secures: u64,
-}
-
-/// Ends the name of a share's guarantee. Not for names in documents.
-pub(crate) const GUARANTEE: &str = ":guarantee";
-
-impl Slot {
-    /// The bucket of a limit that is or guarantees a rate.
-    pub(crate) fn bucket(&self) -> Option<(&Arc<Bucket>, Terms)> {
-        match &self.control {
-            Control::Bucket { bucket, terms } => Some((bucket, *terms)),
-            Control::Guarantee(guarantee) => Some((&guarantee.bucket, guarantee.terms)),
-            // What throttles beyond a quota is a bucket like any other.
-            Control::Quota(quota) => match &quota.rules.beyond {
-                Beyond::Throttle { bucket, terms } => Some((bucket, *terms)),
-                Beyond::Block | Beyond::Bill => None,
-            },
-            Control::Gauge { .. } | Control::Each { .. } => None,
-        }
-    }
-
-    /// The quota that stands here.
-    pub(crate) fn quota_here(&self) -> Option<&Arc<Quota>> {
-        match &self.control {
-            Control::Quota(quota) => Some(quota),
-            _ => None,
-        }
-    }
-
-    /// Whether it is part of a share rather than a limit of its own to a client.
-    pub(crate) fn is_guarantee(&self) -> bool {
-        matches!(self.control, Control::Guarantee(_))
-    }
 }
 
 /// A limit's name: `requests` of level `team` is `team/requests`.

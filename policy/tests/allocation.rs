@@ -41,6 +41,10 @@ limits = [
     {{ name = "parallel", concurrent = 10 }},
     {{ name = "client", rate = 1, per = "hour", burst = 1_000, each = "client_ip" }},
 ]
+quotas = [
+    {{ name = "monthly", meter = "api_calls", limit = 1_000, per = "month", grace = 10 }},
+    {{ name = "billed", meter = "api_calls", limit = 1, per = "day", at_limit = "allow_and_bill" }},
+]
 [[app]]
 id = "crm"
 end_user_header = "x-user"
@@ -56,11 +60,23 @@ upstream = "u"
 [[tenant]]
 id = "holding"
 plan = "business"
-limits = [{{ name = "requests", rate = 1, per = "hour", burst = 1_000, apps = ["crm"] }}]
+zone = "America/Sao_Paulo"
+quotas = [
+    {{ name = "slow", meter = "api_calls", limit = 100, per = "hour", roll_over = 5, at_limit = "throttle_to", throttle = {{ rate = 1, per = "hour", burst = 1_000 }} }},
+    {{ name = "bytes", meter = "data_in", limit = 1_000_000, per = "day" }},
+]
+limits = [
+    {{ name = "requests", rate = 1, per = "hour", burst = 1_000, apps = ["crm"] }},
+    {{ name = "spare", rate = 1, per = "hour", burst = 480 }},
+]
 [[tenant]]
 id = "team"
 parent = "holding"
-limits = [{{ name = "user", rate = 1, per = "hour", burst = 1_000, each = "end_user" }}]
+limits = [
+    {{ name = "user", rate = 1, per = "hour", burst = 1_000, each = "end_user" }},
+    # Most are guaranteed, some are borrowed, the rest finds nothing left to borrow.
+    {{ name = "spare", guarantee = "50%", guarantee_burst = 450, burst = 1_000 }},
+]
 [[key]]
 id = "{}"
 tenant = "team"
@@ -86,17 +102,21 @@ fn deciding_allocates_nothing() {
         client: IpAddr::V4(Ipv4Addr::LOCALHOST),
         header: &|name| (name == "x-user").then_some(b"someone"),
         now: Nanos(now),
-        unix_us: now.cast_signed() / 1_000,
+        // Windows of an hour and of a day pass, at the edge of summer time.
+        unix_us: 1_541_200_000_000_000 + now.cast_signed() * 300_000_000,
     };
     // The first request of a client or user makes its entry.
     drop(policy.decide(&call(0)));
     let before = ALLOCATIONS.with(Cell::get);
     let (mut admitted, mut refused) = (0, 0);
+    let mut shown = 0;
     for now in 1..=1_000 {
         match policy.decide(&call(now)) {
             Decision::Admit(admission) => {
                 admitted += 1;
                 assert!(admission.nearest().is_some());
+                let meter = admission.permit.snapshot().meter_id("data_in").expect("a meter");
+                admission.permit.charge(meter, 10);
             }
             Decision::Deny(denial) => {
                 refused += 1;
@@ -104,7 +124,10 @@ fn deciding_allocates_nothing() {
             }
         }
     }
+    policy.roll(call(1_000).unix_us);
+    policy.each_quota(call(1_000).unix_us, &mut |_| shown += 1);
+    policy.charge("team", "data_in", 1, call(1_000).unix_us);
     let allocations = ALLOCATIONS.with(Cell::get) - before;
-    assert_eq!((admitted, refused), (499, 501), "the plan's burst, less the first request");
-    assert_eq!(allocations, 0);
+    assert_eq!((admitted, refused), (479, 521), "the shared burst, less the first request");
+    assert_eq!((allocations, shown), (0, 4));
 }

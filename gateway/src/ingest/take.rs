@@ -4,13 +4,14 @@ use axum::http::StatusCode;
 use metrics::counter;
 use orbit_meter::ingest::{RecordError, Recorded};
 use orbit_meter::journal::AppendError;
-use orbit_policy::Snapshot;
+use orbit_policy::{Aggregate, Snapshot};
 use serde_json::{Value, json};
 
 use super::IngestState;
 use super::request::{Envelope, Sent};
 use super::usage::{Reason, Refusal, Usage, request_id, usage};
 use crate::api::Problem;
+use crate::proxy::measure;
 use crate::proxy::problem::REDUCED_CAPACITY;
 
 /// When a sender may try again after the journal had no room.
@@ -99,8 +100,11 @@ pub(super) fn take(
         return Err(taken.refused(detail));
     }
     for usage in &new {
-        match state.index.record(&usage.event(), now_us) {
-            Ok(Recorded::New(_)) => taken.accepted += 1,
+        match record(state, usage, now_us) {
+            Ok(Recorded::New(_)) => {
+                charge(state, &snapshot, usage);
+                taken.accepted += 1;
+            }
             Ok(Recorded::Duplicate) => taken.duplicates += 1,
             Err(error) => {
                 taken.publish();
@@ -110,6 +114,25 @@ pub(super) fn take(
     }
     taken.publish();
     Ok(taken)
+}
+
+/// Counts one event; `kill -9` in the middle leaves a member that is counted again, which is the
+/// same member.
+fn record(state: &IngestState, usage: &Usage<'_>, now_us: i64) -> Result<Recorded, RecordError> {
+    if let Some(member) = usage.member() {
+        state.journal.append(&member)?;
+    }
+    state.index.record(&usage.event(), now_us)
+}
+
+/// Charges quotas for what an event reports as used. How high a level is uses nothing up.
+fn charge(state: &IngestState, snapshot: &Snapshot, usage: &Usage<'_>) {
+    let event = usage.event();
+    let aggregate = snapshot.meter_id(event.meter).map(|id| snapshot.meter(id).aggregate);
+    if matches!(aggregate, Some(Aggregate::Sum | Aggregate::Count)) {
+        let amount = measure::whole_units(event.quantity_nano);
+        state.policy.charge(event.tenant, event.meter, amount, event.ts_us);
+    }
 }
 
 /// The journal has no room for events.

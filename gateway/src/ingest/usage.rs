@@ -3,14 +3,12 @@
 //! A reason is a closed enum, whose names are part of the API.
 
 use jiff::Timestamp;
-use orbit_meter::event::{Event, Flags, Kind, Method};
+use orbit_meter::event::{Event, Flags, Kind, Method, member_id, root_of};
 use orbit_policy::Snapshot;
 use orbit_policy::snapshot::Tenant;
-use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use super::Bounds;
-use super::quantity::nano;
+use super::reading::{Reading, read};
 use super::request::Envelope;
 
 /// Longest id and longest source, in bytes each.
@@ -72,16 +70,11 @@ pub(super) struct Usage<'a> {
     ts_us: i64,
     quantity_nano: i128,
     meter: &'a str,
+    /// The request id of its member, on a meter of distinct ones.
+    member: Option<[u8; 16]>,
     tenant: &'a Tenant,
     plan: &'a str,
     app: &'a str,
-}
-
-#[derive(Default, Deserialize)]
-struct Data<'a> {
-    #[serde(borrow)]
-    quantity: Option<&'a RawValue>,
-    app: Option<String>,
 }
 
 /// Who sent the event under which name: what makes it the same when it is sent again.
@@ -114,7 +107,8 @@ pub(super) fn usage<'a>(
         Some(time) => time_us(time, bounds, now_us)?,
         None => now_us,
     };
-    let (quantity_nano, app) = data(event)?;
+    let defined = snapshot.meter_id(meter).map(|id| snapshot.meter(id));
+    let Reading { quantity_nano, app, member } = read(event, defined)?;
     let id = required("subject", event.subject.as_ref())?;
     let tenant = snapshot.tenant(id).ok_or_else(|| {
         Refusal::new(Reason::UnknownTenant, format!("no tenant has the id {id:.64}"))
@@ -125,7 +119,9 @@ pub(super) fn usage<'a>(
         None => Err(Refusal::new(Reason::UnknownApp, format!("no app has the id {id:.64}"))),
     })?;
     let plan = &snapshot.plan_of(tenant).id;
-    Ok(Usage { request_id, ts_us, quantity_nano, meter, tenant, plan, app })
+    let root = root_of(&tenant.path);
+    let member = member.map(|member| member_id(meter, root, member.as_bytes()));
+    Ok(Usage { request_id, ts_us, quantity_nano, meter, member, tenant, plan, app })
 }
 
 impl<'a> Usage<'a> {
@@ -153,6 +149,17 @@ impl<'a> Usage<'a> {
             meter: self.meter,
             reason: "",
         }
+    }
+
+    /// The row of its member, to be written before its own: an event that is there is known to
+    /// have brought its member along.
+    pub(super) fn member(&self) -> Option<Event<'a>> {
+        self.member.map(|request_id| Event {
+            request_id,
+            flags: Flags::MEMBER,
+            requests: 0,
+            ..self.event()
+        })
     }
 }
 
@@ -195,31 +202,6 @@ fn time_us(text: &str, bounds: &Bounds, now_us: i64) -> Result<i64, Refusal> {
         return Err(Refusal::new(Reason::InTheFuture, detail));
     }
     Ok(ts_us)
-}
-
-/// Quantity and app.
-fn data(event: &Envelope<'_>) -> Result<(i128, Option<String>), Refusal> {
-    if event.data_base64.is_some() {
-        let detail = "data_base64 is not read: send data as JSON";
-        return Err(Refusal::new(Reason::InvalidData, detail));
-    }
-    let data = match event.data {
-        None => Data::default(),
-        Some(data) => serde_json::from_str::<Data<'_>>(data.get()).map_err(|error| {
-            Refusal::new(Reason::InvalidData, format!("data must be an object: {error}"))
-        })?,
-    };
-    let quantity = match data.quantity {
-        None => nano("1"),
-        // A number is taken as it is written; a string is what is in it.
-        Some(text) => match serde_json::from_str::<String>(text.get()) {
-            Ok(text) => nano(&text),
-            Err(_) => nano(text.get()),
-        },
-    };
-    let quantity = quantity
-        .map_err(|error| Refusal::new(Reason::InvalidQuantity, format!("quantity {error}")))?;
-    Ok((quantity, data.app))
 }
 
 #[cfg(test)]

@@ -92,7 +92,7 @@ pub(super) fn note(record: &Record<'_>, now: Nanos, body: &mut Vec<u8>) -> usize
             };
             body.push(tag);
             note_text(id, body);
-            body.push(u8::try_from(limits.len()).expect("a chain has 32 limits at most"));
+            body.push(u8::try_from(limits.len()).expect("a chain has 64 limits at most"));
             for Held { name, spent: Spent::Tokens(debt) } in limits {
                 note_text(name, body);
                 body.push(TOKENS);
@@ -119,7 +119,7 @@ pub(super) fn note(record: &Record<'_>, now: Nanos, body: &mut Vec<u8>) -> usize
 }
 
 fn note_text(text: &str, body: &mut Vec<u8>) {
-    body.push(u8::try_from(text.len()).expect("ids and names have 64 bytes at most"));
+    body.push(u8::try_from(text.len()).expect("ids and names have far less than 256 bytes"));
     body.extend_from_slice(text.as_bytes());
 }
 

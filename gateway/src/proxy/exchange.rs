@@ -13,6 +13,7 @@ use orbit_policy::{Admission, Nanos};
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 
+use super::measure::Figures;
 use super::metrics::Shard;
 use super::open::Place;
 use super::record::Written;
@@ -58,6 +59,8 @@ pub struct Exchange {
     pub(super) flags: Flags,
     /// Bytes the answer says it has.
     length: Option<u64>,
+    /// What headers said on further meters.
+    pub(super) figures: Figures,
     /// Set once the request is counted.
     pub(super) written: Option<Written>,
     /// Whether the answer is over: its permits are given back and the metrics have it.
@@ -100,6 +103,7 @@ impl Exchange {
             status: 0,
             flags: Flags::NONE,
             length: None,
+            figures: Figures::default(),
             written: None,
             is_over: false,
         }

@@ -15,7 +15,7 @@ use super::trace;
 use crate::settings::OnFull;
 
 /// Names of our own: a client's are stripped, ours are sent on.
-const OUR_PREFIX: &str = "x-orbit-";
+pub(super) const OUR_PREFIX: &str = "x-orbit-";
 const KEY_FIELD: &str = "x-api-key";
 const BEARER: &[u8] = b"Bearer ";
 
@@ -58,6 +58,7 @@ pub fn take_in(edge: &Edge, session: &Session, ctx: &mut Exchange) -> Intake {
     match edge.policy.decide(&call) {
         Decision::Admit(admission) => {
             ctx.admission = Some(admission);
+            ctx.measure_request(header);
             Intake::Admitted
         }
         Decision::Deny(denial) => Intake::Denied(denial),

@@ -7,6 +7,8 @@
 //! | `orbit_request_duration_seconds` | histogram | |
 //! | `orbit_refusals_total` | counter | `reason` |
 //! | `orbit_events_unrecorded_total` | counter | |
+//! | `orbit_meter_values_unwritten_total` | counter | |
+//! | `orbit_meter_values_invalid_total` | counter | `meter`, as configured |
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -34,6 +36,7 @@ const REASONS: &[&str] = &[
     "not_entitled",
     "concurrency_limited",
     "rate_limited",
+    "quota_exhausted",
     "header_too_large",
     "body_too_large",
     "journal_full",
@@ -66,6 +69,8 @@ pub struct Metrics {
     refusals: HashMap<&'static str, Counter>,
     /// Admitted requests whose event could not be written.
     pub unrecorded: Counter,
+    /// Figures on further meters that could not be written.
+    pub unmeasured: Counter,
 }
 
 impl Metrics {
@@ -85,6 +90,7 @@ impl Metrics {
             duration: histogram!("orbit_request_duration_seconds"),
             refusals: REASONS.iter().map(refusal).collect(),
             unrecorded: counter!("orbit_events_unrecorded_total"),
+            unmeasured: counter!("orbit_meter_values_unwritten_total"),
         }
     }
 

@@ -5,7 +5,7 @@
 //! lock under which the arrival is noted, so an arrival that [`OpenRequests::oldest_us`] does not
 //! see is later than the call. Seconds without an open request are forgotten at once, so what is
 //! held grows with the number of distinct seconds in which open requests arrived, and a request
-//! that stays open for hours holds one of them. Allocates nothing up to [`SECONDS`] of those.
+//! that stays open for hours holds one of them. Allocates nothing up to 64 of those.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -4,7 +4,8 @@
 //! the end. An answer that goes on for long must neither hold the watermark nor lose its bytes
 //! with a crash: it is counted while it goes on, marked [`Flags::OPEN`], and what flows afterwards
 //! is in further rows of the same request id, marked [`Flags::PART`], each with the bytes since
-//! the row before. An upgrade (WebSocket) and a stream of events are counted as their header
+//! the row before. Figures of further meters are rows of their own beside these ([`super::measure`]).
+//! An upgrade (WebSocket) and a stream of events are counted as their header
 //! leaves, any other answer at the first piece that comes [`LONG_ANSWER`] after the request; parts
 //! follow as often while something flows, and one at the end. A part with no bytes is not written.
 //!
@@ -17,13 +18,11 @@ use orbit_policy::{Admission, Nanos};
 
 use super::Edge;
 use super::exchange::Exchange;
+use super::measure::{Flown, UNIT_NANO};
 use crate::settings::OnFull;
 
 /// An answer that takes longer is counted while it goes on, and its bytes are written as often.
 pub const LONG_ANSWER: Nanos = Nanos(10 * Nanos::SECOND.0);
-
-/// One unit of quantity in the journal's fixed point.
-const UNIT_NANO: i128 = 1_000_000_000;
 
 /// How far an exchange is written.
 #[derive(Clone, Copy, Debug)]
@@ -114,6 +113,8 @@ impl Exchange {
         if let Err(error) = edge.journal.append(&event) {
             lost(edge, &event, &error);
         }
+        let flown = self.flown(self.request_bytes, self.response_bytes);
+        self.write_figures(edge, admission, &event, &flown);
         self.written_at(now);
         self.leave_open();
     }
@@ -140,8 +141,13 @@ impl Exchange {
         if is_last && let Err(error) = &appended {
             lost(edge, &event, error);
         }
+        let is_written = is_last || appended.is_ok();
+        if is_written {
+            let flown = self.flown(request_bytes, response_bytes);
+            self.write_figures(edge, admission, &event, &flown);
+        }
         self.shard.open.leave(place);
-        if is_last || appended.is_ok() {
+        if is_written {
             self.written_at(now.mono);
         }
     }
@@ -172,6 +178,12 @@ impl Exchange {
             meter: &route.meter,
             reason: "",
         }
+    }
+
+    /// The bytes a row is about.
+    fn flown(&self, request: u64, response: u64) -> Flown {
+        let (request_total, response_total) = (self.request_bytes, self.response_bytes);
+        Flown { request, response, request_total, response_total }
     }
 
     fn written_at(&mut self, at: Nanos) {

@@ -30,7 +30,7 @@ pub(super) fn write<P: Serialize>(of: &str, span: Span, place: P) -> String {
 }
 
 /// Reads a cursor of the list `of`.
-pub(super) fn read<P: DeserializeOwned>(text: &str, of: &str) -> Result<(Span, P), Problem> {
+pub(super) fn read<P: DeserializeOwned>(text: &str, of: &str) -> Result<(Span, P), Box<Problem>> {
     let none = || invalid("cursor", "is not one that an answer gave");
     let bytes = bytes(text).ok_or_else(none)?;
     let cursor: Cursor<P> = serde_json::from_slice(&bytes).map_err(|_| none())?;

@@ -12,7 +12,7 @@ pub(super) struct Parameters(Vec<(String, String)>);
 
 impl Parameters {
     /// Reads a query string, of which only the `known` names are understood.
-    pub(super) fn read(query: Option<&str>, known: &[&str]) -> Result<Parameters, Problem> {
+    pub(super) fn read(query: Option<&str>, known: &[&str]) -> Result<Parameters, Box<Problem>> {
         let mut read: Vec<(String, String)> = Vec::new();
         let pairs = query.into_iter().flat_map(|query| query.split('&'));
         for pair in pairs.filter(|pair| !pair.is_empty()) {
@@ -46,7 +46,7 @@ impl Parameters {
         &self,
         name: &str,
         words: &[(&'static str, T)],
-    ) -> Result<T, Problem> {
+    ) -> Result<T, Box<Problem>> {
         let Some(value) = self.get(name) else { return Ok(words[0].1) };
         let found = words.iter().find(|(word, _)| *word == value).map(|(_, meant)| *meant);
         found.ok_or_else(|| {
@@ -56,7 +56,7 @@ impl Parameters {
     }
 
     /// A parameter that is a whole number from 1 to `most`.
-    pub(super) fn number(&self, name: &str, default: u32, most: u32) -> Result<u32, Problem> {
+    pub(super) fn number(&self, name: &str, default: u32, most: u32) -> Result<u32, Box<Problem>> {
         let Some(value) = self.get(name) else { return Ok(default) };
         let digits = value.bytes().all(|byte| byte.is_ascii_digit());
         let number = value.parse().ok().filter(|number| digits && (1..=most).contains(number));
@@ -65,10 +65,11 @@ impl Parameters {
 }
 
 /// The answer to a parameter that cannot be used; `what` goes on after its name.
-pub(super) fn invalid(name: &str, what: impl AsRef<str>) -> Problem {
+pub(super) fn invalid(name: &str, what: impl AsRef<str>) -> Box<Problem> {
     let name: String = name.chars().take(SHOWN).collect();
     let detail = format!("The parameter `{name}`: {}.", what.as_ref());
-    Problem::new(StatusCode::BAD_REQUEST, "invalid-parameter", detail).with("parameter", name)
+    let problem = Problem::new(StatusCode::BAD_REQUEST, "invalid-parameter", detail);
+    Box::new(problem.with("parameter", name))
 }
 
 /// Undoes the encoding of a query string (WHATWG URL, 5.1); `None` where it is none.

@@ -45,7 +45,7 @@ impl TenantApi {
         &self,
         view: View,
         parameters: &Parameters,
-    ) -> Result<Bytes, Problem> {
+    ) -> Result<Bytes, Box<Problem>> {
         let list: List<RefusalPlace> =
             List::read(view, parameters, &PER, Since::Day, ("refusals", ""))?;
         let (question, now_us) = (list.question(), list.view.at.unix_us);

@@ -57,7 +57,7 @@ impl Span {
         since: Since,
         zone: &TimeZone,
         now_us: i64,
-    ) -> Result<Span, Problem> {
+    ) -> Result<Span, Box<Problem>> {
         let instant = |name| match parameters.get(name) {
             Some(text) => parse(text, zone).map(Some).ok_or_else(|| {
                 let form = "is neither a day (2026-11-01) nor an RFC 3339 time \
@@ -90,10 +90,7 @@ impl Span {
         // The hour an instant is in, and the end of the hour before it.
         let last = until.checked_sub(SignedDuration::from_nanos(1)).unwrap_or(from);
         let span = Span { from_s: hour(from), to_s: hour(last) + HOUR_S };
-        match span.is_sound() {
-            true => Ok(span),
-            false => Err(invalid("from", "is not within 1971 to 2104")),
-        }
+        if span.is_sound() { Ok(span) } else { Err(invalid("from", "is not within 1971 to 2104")) }
     }
 
     /// Whether it may be asked about; what comes back in a cursor is checked like a parameter.

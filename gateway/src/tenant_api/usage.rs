@@ -100,7 +100,7 @@ impl<P: Serialize + serde::de::DeserializeOwned> List<P> {
         per: &[(&'static str, Per)],
         since: Since,
         (name, by): (&str, &str),
-    ) -> Result<List<P>, Problem> {
+    ) -> Result<List<P>, Box<Problem>> {
         let zone = TimeZone::UTC;
         let per = parameters.word("per", per)?;
         let rows = parameters.number("limit", PAGE.0, PAGE.1)?;
@@ -176,7 +176,7 @@ impl TenantApi {
         &self,
         view: View,
         parameters: &Parameters,
-    ) -> Result<Bytes, Problem> {
+    ) -> Result<Bytes, Box<Problem>> {
         let by = parameters.word("by", &BY)?;
         let list: List<UsagePlace> =
             List::read(view, parameters, &PER, Since::Month, ("usage", by))?;

@@ -23,7 +23,7 @@ fn one_event_in_every_form_becomes_a_row() {
     let fields = "Content-Type: application/json\r\nce-specversion: 1.0\r\nce-id: fo%C3%BCr\r\n\
                   ce-source: /test\r\nce-type: processing\r\nce-subject: acme\r\n";
     assert_eq!(node.send(fields, r#"{"quantity":7}"#).counts(), (1, 0, 0));
-    let bare = "ce-specversion: 1.0\r\nce-id: five\r\nce-source: /test\r\nce-type: storage\r\n\
+    let bare = "ce-specversion: 1.0\r\nce-id: five\r\nce-source: /test\r\nce-type: automations\r\n\
                 ce-subject: acme\r\n";
     assert_eq!(node.send(bare, "").counts(), (1, 0, 0));
     assert_eq!(node.batch(&[]).counts(), (0, 0, 0));
@@ -107,7 +107,7 @@ fn wrong() -> Vec<(Value, &'static str)> {
         (with("x", "time", "2001-01-01T00:00:00Z"), "too_old"),
         (with("x", "time", "2150-01-01T00:00:00Z"), "in_the_future"),
         (with("x", "subject", "nobody"), "unknown_tenant"),
-        (data(json!({ "app": "nothing" })), "unknown_app"),
+        (data(json!({ "app": "nothing", "quantity": 1 })), "unknown_app"),
     ]
 }
 

@@ -5,5 +5,6 @@
 mod answers;
 mod death;
 mod engine;
+mod meters;
 mod node;
 mod once;

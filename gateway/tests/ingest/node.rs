@@ -9,7 +9,7 @@ use std::time::Duration;
 use orbit_gateway::admin::Token;
 use orbit_gateway::clock::Clock;
 use orbit_gateway::ingest::{Bounds, IngestServer, IngestState};
-use orbit_meter::event::{EventId, Kind, View};
+use orbit_meter::event::{EventId, Flags, Kind, View};
 use orbit_meter::ingest::{IndexSettings, IngestIndex};
 use orbit_meter::journal::{Journal, JournalSettings};
 use orbit_policy::quota::InMemory;
@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 pub(crate) const BATCH: &str = "application/cloudevents-batch+json";
 pub(crate) const SINGLE: &str = "application/cloudevents+json";
 
-const POLICY: &str = r#"
+pub(crate) const POLICY: &str = r#"
 [[plan]]
 id = "business"
 [[app]]
@@ -74,6 +74,7 @@ pub(crate) struct Row {
     pub(crate) meter: String,
     pub(crate) quantity_nano: i128,
     pub(crate) requests: u32,
+    pub(crate) flags: Flags,
 }
 
 /// Every ingested event in the journal.
@@ -95,6 +96,7 @@ pub(crate) fn rows(journal: &Journal) -> Vec<Row> {
                 meter: row.meter().to_owned(),
                 quantity_nano: row.quantity_nano(),
                 requests: row.requests(),
+                flags: row.flags(),
             });
         }
     }

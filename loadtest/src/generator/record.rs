@@ -154,6 +154,8 @@ pub struct Record {
     pub answers: Option<Vec<Answer>>,
     /// What the limit check needs, when there is one.
     pub limit: Option<LimitRecord>,
+    /// The same for each kind, when there are shares to check.
+    pub shares: Option<Vec<LimitRecord>>,
     /// Requests that have ended in any way.
     pub ended: u64,
     /// Requests that ended with a whole answer.
@@ -172,6 +174,7 @@ pub(super) struct Keep {
     pub(super) kinds: usize,
     pub(super) answers: bool,
     pub(super) limit: bool,
+    pub(super) shares: bool,
     pub(super) reload: bool,
 }
 
@@ -190,6 +193,7 @@ impl Record {
             reload: keep.reload.then(reload),
             answers: keep.answers.then(Vec::new),
             limit: keep.limit.then(LimitRecord::default),
+            shares: keep.shares.then(|| vec![LimitRecord::default(); keep.kinds]),
             ended: 0,
             whole: 0,
             measured: 0,
@@ -208,6 +212,9 @@ impl Record {
     pub(super) fn ended(&mut self, kind: u16, times: Times, outcome: Outcome, end: Ending) {
         if let (Some(limit), true) = (&mut self.limit, end.limited) {
             limit.add(times.sent_ns, times.ended_ns, outcome.decision());
+        }
+        if let Some(shares) = &mut self.shares {
+            shares[usize::from(kind)].add(times.sent_ns, times.ended_ns, outcome.decision());
         }
         self.ended += 1;
         let record = &mut self.kinds[usize::from(kind)];
@@ -249,7 +256,7 @@ impl Record {
 
     /// Books as unfinished what was sent and never ended. Only when nothing runs any more.
     pub(super) fn close(&mut self, limited: &[bool]) {
-        for (kind, limited) in self.kinds.iter_mut().zip(limited) {
+        for (index, (kind, limited)) in self.kinds.iter_mut().zip(limited).enumerate() {
             let ended = kind.by_status.values().map(|cell| cell.count).sum::<u64>()
                 + kind.aborted
                 + kind.failed.values().sum::<u64>();
@@ -259,6 +266,9 @@ impl Record {
             }
             if let (Some(limit), true) = (&mut self.limit, *limited) {
                 limit.unknown += unfinished;
+            }
+            if let Some(shares) = &mut self.shares {
+                shares[index].unknown += unfinished;
             }
         }
     }
@@ -298,6 +308,10 @@ impl Record {
             into.extend(from);
         }
         if let (Some(into), Some(from)) = (&mut self.limit, other.limit) {
+            into.merge(from);
+        }
+        for (into, from) in self.shares.iter_mut().flatten().zip(other.shares.into_iter().flatten())
+        {
             into.merge(from);
         }
         self.ended += other.ended;

@@ -192,6 +192,17 @@ fn more_of_a_request_belongs_to_the_row_that_counts_it() {
 }
 
 #[test]
+fn figures_of_further_meters_and_members_say_nothing_of_an_answer() {
+    let beside = |number, flags| Row { requests: 0, flags, ..request(number) };
+    let mut rows = rows();
+    rows.extend([beside(7, 32), beside(7, 32), beside(7, 33), beside(1000, 64)]);
+    assert_eq!(found(&rows), []);
+    let rows: Vec<_> = rows.into_iter().filter(|row| row.id != id(7) || row.flags != 0).collect();
+    let checks: Vec<Check> = found(&rows).into_iter().map(|(check, _)| check).collect();
+    assert_eq!(checks, [Check::Answers], "they stand for no answer either");
+}
+
+#[test]
 fn a_sum_of_what_was_served_without_room_stands_for_so_many_answers() {
     let sum = |requests| Row { id: id(0), requests, flags: 4, ..request(7) };
     let mut rows: Vec<_> = rows().into_iter().filter(|row| row.id > id(3)).collect();

@@ -3,7 +3,7 @@
 use std::fmt::{self, Display, Formatter};
 
 use crate::ledger::LedgerVerdict;
-use crate::limit::LimitVerdict;
+use crate::limit::{LimitVerdict, SharesVerdict};
 
 use super::{CpuReport, KindReport, Latency, ReloadReport, Report};
 
@@ -34,6 +34,9 @@ impl Display for Report {
         }
         if let Some(limit) = &self.limit {
             write_limit(f, limit)?;
+        }
+        if let Some(shares) = &self.shares {
+            write_shares(f, shares)?;
         }
         if let Some(reload) = &self.reload {
             write_reload(f, reload)?;
@@ -162,6 +165,24 @@ fn write_limit(f: &mut Formatter<'_>, limit: &LimitVerdict) -> fmt::Result {
     }
     for (policy, count) in &limit.violated_policies {
         writeln!(f, "          {count} refusals list the policy {policy}")?;
+    }
+    Ok(())
+}
+
+fn write_shares(f: &mut Formatter<'_>, shares: &SharesVerdict) -> fmt::Result {
+    writeln!(f)?;
+    writeln!(
+        f,
+        "{:<24}{:>12}{:>14}{:>12}{:>12}{:>12}{:>12}",
+        "share", "offered/s", "guaranteed/s", "admitted", "at least", "at most", "refused"
+    )?;
+    for line in &shares.lines {
+        let at_most = line.at_most.map_or_else(String::new, |most| format!("{most:.1}"));
+        writeln!(
+            f,
+            "{:<24}{:>12.1}{:>14.1}{:>12}{:>12.1}{at_most:>12}{:>12}",
+            line.name, line.offered_per_s, line.per_s, line.admitted, line.at_least, line.refused
+        )?;
     }
     Ok(())
 }

@@ -10,10 +10,11 @@ use toml::Spanned;
 
 use super::shape::{
     AbortAfter, AbortDocument, Document, HttpText, KeyHeaderText, LimitDocument, RateText,
-    RequestDocument,
+    RequestDocument, ShareDocument, SharesDocument,
 };
 use super::{
-    Abort, Amount, ExpectedLimit, KeyHeader, Mistake, Protocol, Rate, RequestKind, Scenario,
+    Abort, Amount, ExpectedLimit, ExpectedShare, ExpectedShares, KeyHeader, Mistake, Protocol,
+    Rate, RequestKind, Scenario,
 };
 
 /// A day: nothing in a scenario lasts longer.
@@ -98,6 +99,7 @@ impl Check<'_> {
         let drain = self.seconds("drain_s", document.drain_s.as_ref(), 10.0);
         let requests = self.requests(document.request, protocol);
         let expect_limit = document.expect_limit.map(|limit| self.limit(limit, &requests));
+        let expect_shares = document.expect_shares.map(|shares| self.shares(shares, &requests));
         Scenario {
             name: document.name.unwrap_or_else(|| stem.to_owned()),
             url: document.url.map(Spanned::into_inner),
@@ -111,6 +113,7 @@ impl Check<'_> {
             drain,
             requests,
             expect_limit,
+            expect_shares,
         }
     }
 
@@ -330,6 +333,32 @@ impl Check<'_> {
             level: limit.level,
             policy: limit.policy,
             requests: limit.requests.into_iter().map(Spanned::into_inner).collect(),
+        }
+    }
+
+    fn shares(&mut self, shares: SharesDocument, kinds: &[RequestKind]) -> ExpectedShares {
+        let positive = |rate: f64| rate > 0.0 && rate <= MAX_RATE_PER_S;
+        let must = "must be more than 0";
+        if !positive(*shares.per_s.get_ref()) {
+            self.wrong(shares.per_s.span().start, "expect_shares.per_s", must);
+        }
+        let mut expected = Vec::with_capacity(shares.shares.len());
+        for ShareDocument { request, per_s } in shares.shares {
+            if !positive(*per_s.get_ref()) {
+                self.wrong(per_s.span().start, "expect_shares.shares.per_s", must);
+            }
+            if !kinds.iter().any(|kind| kind.name == *request.get_ref()) {
+                let says = format!("no [[request]] has the name `{}`", request.get_ref());
+                self.wrong(request.span().start, "expect_shares.shares.request", says);
+            }
+            let (request, guarantee_per_s) = (request.into_inner(), per_s.into_inner());
+            expected.push(ExpectedShare { request, guarantee_per_s });
+        }
+        ExpectedShares {
+            per_s: shares.per_s.into_inner(),
+            burst: shares.burst,
+            guaranteed_burst: shares.guaranteed_burst,
+            shares: expected,
         }
     }
 }

@@ -22,6 +22,7 @@ pub(super) struct Document {
     pub(super) timeout_s: Option<Spanned<f64>>,
     pub(super) drain_s: Option<Spanned<f64>>,
     pub(super) expect_limit: Option<Spanned<LimitDocument>>,
+    pub(super) expect_shares: Option<SharesDocument>,
     #[serde(default)]
     pub(super) request: Vec<Spanned<RequestDocument>>,
 }
@@ -91,6 +92,22 @@ pub(super) struct LimitDocument {
     pub(super) policy: Option<String>,
     #[serde(default)]
     pub(super) requests: Vec<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SharesDocument {
+    pub(super) per_s: Spanned<f64>,
+    pub(super) burst: u64,
+    pub(super) guaranteed_burst: u64,
+    pub(super) shares: Vec<ShareDocument>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ShareDocument {
+    pub(super) request: Spanned<String>,
+    pub(super) per_s: Spanned<f64>,
 }
 
 #[derive(Clone, Copy)]

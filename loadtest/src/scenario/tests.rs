@@ -49,6 +49,20 @@ fn weights_are_interleaved_and_exact() {
 }
 
 #[test]
+fn shares_that_make_no_sense_name_line_and_key() {
+    let text = format!(
+        "{GOOD}[expect_shares]\nper_s = 0\nburst = 1\nguaranteed_burst = 1\n\
+         shares = [{{ request = \"a\", per_s = 1 }}, {{ request = \"c\", per_s = -1 }}]\n"
+    );
+    let expected = [
+        "18:expect_shares.per_s",
+        "21:expect_shares.shares.per_s",
+        "21:expect_shares.shares.request",
+    ];
+    assert_eq!(mistakes(&text), expected);
+}
+
+#[test]
 fn errors_of_shape_name_line_and_key() {
     let cases = [
         ("rate = 1\nrequest = 1\n", "2:request"),

@@ -147,6 +147,10 @@ fn judge_part(facts: &Facts) -> (&'static str, String) {
             "{row}: a part of a request counts {requests} requests and a quantity of {quantity}"
         );
         ("part_counts", text)
+    } else if number("flags") & (32 | 64) != 0 {
+        let text =
+            format!("{row}: a figure of a further meter counts {requests} requests or bytes");
+        ("measured_counts", text)
     } else {
         let text = format!("{row}: stands for one long request and counts {requests}");
         ("open_counts", text)
@@ -209,5 +213,7 @@ mod tests {
         assert_eq!(judge(8, 1), "part_counts");
         assert_eq!(judge(16, 0), "open_counts");
         assert_eq!(judge(24, 1), "part_counts");
+        assert_eq!(judge(32, 1), "measured_counts");
+        assert_eq!(judge(64, 1), "measured_counts");
     }
 }

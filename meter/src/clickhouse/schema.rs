@@ -81,7 +81,7 @@ struct Migration {
     text: &'static str,
 }
 
-const MIGRATIONS: [Migration; 3] = [
+const MIGRATIONS: [Migration; 4] = [
     Migration {
         version: 1,
         name: "usage_events",
@@ -93,6 +93,11 @@ const MIGRATIONS: [Migration; 3] = [
         text: include_str!("schema/0002_dashboard_views.sql"),
     },
     Migration { version: 3, name: "proof", text: include_str!("schema/0003_proof.sql") },
+    Migration {
+        version: 4,
+        name: "latency_view",
+        text: include_str!("schema/0004_latency_view.sql"),
+    },
 ];
 
 /// Makes the database when it is absent, applies what was not applied yet, in order, and sets the

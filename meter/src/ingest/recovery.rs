@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::generation::{Generation, Key, Opened, Stamp, files};
 use super::index::{IndexError, IndexSettings, Tables};
 use crate::durable::sync_directory;
-use crate::event::{EventId, Kind, View};
+use crate::event::{EventId, Flags, Kind, View};
 use crate::journal::{Journal, LaneKey};
 
 /// What was shipped, by lane: sequences below are in ClickHouse.
@@ -98,7 +98,7 @@ impl Tables {
             let Some(mut reader) = journal.reader(lane, None) else { continue };
             while let Some(frame) = reader.read().map_err(io::Error::other)? {
                 let Ok(row) = View::decode(frame.row) else { continue };
-                if row.kind() != Kind::Ingested {
+                if !is_event(&row) {
                     continue;
                 }
                 seen += 1;
@@ -133,6 +133,12 @@ impl Tables {
         last.stamp(ours);
         last.sync()
     }
+}
+
+/// Whether the row is an event's own; of what it adds to other meters, the id is no event's.
+fn is_event(row: &View<'_>) -> bool {
+    let added = Flags::MEASURED.with(Flags::MEMBER);
+    row.kind() == Kind::Ingested && row.flags().bits() & added.bits() == 0
 }
 
 /// Who knows which events were written.

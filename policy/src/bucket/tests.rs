@@ -109,6 +109,43 @@ proptest! {
     }
 
     #[test]
+    fn p1_p2_forced_takes_keep_every_answer_sound(
+        terms in terms(), asks in asks(), forced in prop::collection::vec(0_u8..3, 200),
+    ) {
+        let bucket = Bucket::default();
+        let (mut now, mut full_at) = (7, 0_u64);
+        for ((step, cost), kind) in asks.into_iter().zip(forced) {
+            now += step;
+            let before = bucket.load(Nanos(now));
+            let take = match kind {
+                0 => bucket.take(terms, cost, Nanos(now)),
+                _ => bucket.force(terms, cost, Nanos(now)),
+            };
+            match take {
+                Take::Granted { before: word, .. } => {
+                    prop_assert_eq!(word, before);
+                    full_at = full_at.max(now) + terms.interval_ns * u64::from(cost);
+                }
+                Take::Refused { ready_at: Some(ready_at), .. } => {
+                    let in_time = bucket.look(terms, cost, ready_at);
+                    let granted = matches!(in_time, Take::Granted { .. });
+                    prop_assert!(granted && kind == 0);
+                }
+                take => prop_assert!(u64::from(cost) > terms.burst && kind == 0, "{take:?}"),
+            }
+            prop_assert_eq!(bucket.ahead_ns(Nanos(now)), full_at.saturating_sub(now));
+            let ahead = full_at.saturating_sub(now).min(terms.tolerance_ns());
+            let left = (terms.tolerance_ns() - ahead) / terms.interval_ns;
+            prop_assert_eq!(bucket.remaining(terms, Nanos(now)), left);
+            if kind == 2 {
+                prop_assert!(bucket.put_back(terms, cost, Nanos(now), before));
+                prop_assert_eq!(bucket.load(Nanos(now)), before);
+                full_at = before;
+            }
+        }
+    }
+
+    #[test]
     fn p3_new_terms_forgive_nothing_and_charge_at_most_one_token_more(
         old in terms(), new in terms(), asks in asks(), pause in 0_u64..50_000,
     ) {
@@ -147,4 +184,16 @@ fn p3_a_chain_of_unused_buckets_settles_in_one_go() {
     let second = Arc::new(Bucket::inherit(Arc::clone(&first), terms(5), terms(6)));
     let third = Bucket::inherit(second, terms(6), terms(7));
     assert_eq!(third.remaining(terms(7), Nanos(0)), 3);
+}
+
+#[test]
+fn a_bucket_forced_to_the_end_of_time_is_not_sealed() {
+    let terms = Terms { interval_ns: u64::MAX / 2, burst: 1 };
+    let bucket = Bucket::default();
+    for _ in 0..5 {
+        let take = bucket.force(terms, 1, Nanos(9));
+        assert!(matches!(take, Take::Granted { .. }), "{take:?}");
+    }
+    assert_eq!(bucket.remaining(terms, Nanos(9)), 0);
+    assert!(matches!(bucket.look(terms, 1, Nanos(u64::MAX)), Take::Granted { .. }));
 }

@@ -40,7 +40,7 @@ impl Meters {
         for doc in docs {
             let default = silent.iter().position(|meter| *meter.id == *doc.id.value);
             let default = default.map(|index| silent.swap_remove(index));
-            let meter = meter(doc, default, findings);
+            let meter = meter(doc, default.as_ref(), findings);
             let of_users = meter.as_ref().is_some_and(|meter| meter.value == MeterValue::EndUser);
             let scope = scope(doc, of_users, products, routes, broken, findings);
             if let Some(meter) = meter {
@@ -81,13 +81,13 @@ fn find(defined: &[Defined], id: &str) -> Option<MeterId> {
 }
 
 /// The meter of a table; `default` is the built-in one of its id.
-fn meter(doc: &MeterDoc<'_>, default: Option<Meter>, findings: &mut Findings) -> Option<Meter> {
+fn meter(doc: &MeterDoc<'_>, default: Option<&Meter>, findings: &mut Findings) -> Option<Meter> {
     let id = &*doc.id.value;
     let key = |field: &str| format!("meter.{id}.{field}");
     let aggregate = doc.aggregate.as_ref().map(|aggregate| aggregate.value);
-    let aggregate = aggregate.or(default.as_ref().map(|meter| meter.aggregate));
+    let aggregate = aggregate.or(default.map(|meter| meter.aggregate));
     let value = doc.value.as_ref().map(|value| value.value.clone());
-    let value = value.or(default.as_ref().map(|meter| meter.value.clone()));
+    let value = value.or(default.map(|meter| meter.value.clone()));
     if doc.clean {
         for (name, is_missing) in [("aggregate", aggregate.is_none()), ("value", value.is_none())] {
             if is_missing {
@@ -107,7 +107,7 @@ fn meter(doc: &MeterDoc<'_>, default: Option<Meter>, findings: &mut Findings) ->
     if is_scoped && value == MeterValue::Event {
         findings.add(doc.place, key("routes"), "an event takes no route: no `apps`, no `routes`");
     }
-    let fixed = default.as_ref().filter(|meter| meter.is_of_columns());
+    let fixed = default.filter(|meter| meter.is_of_columns());
     if let Some(fixed) = fixed
         && (is_scoped || aggregate != fixed.aggregate || value != fixed.value)
     {
@@ -120,8 +120,8 @@ fn meter(doc: &MeterDoc<'_>, default: Option<Meter>, findings: &mut Findings) ->
     let field = doc.field.as_ref().map(|field| &field.value);
     Some(Meter {
         id: id.into(),
-        title: text(doc.title.as_ref(), default.as_ref().map(|m| &*m.title).or(Some(id))),
-        unit: text(doc.unit.as_ref(), default.as_ref().map(|m| &*m.unit)),
+        title: text(doc.title.as_ref(), default.map(|m| &*m.title).or(Some(id))),
+        unit: text(doc.unit.as_ref(), default.map(|m| &*m.unit)),
         field: text(field, Some(default_field(aggregate))),
         aggregate,
         value,
@@ -146,9 +146,12 @@ fn unfit(aggregate: Aggregate, value: &MeterValue) -> Option<&'static str> {
         MeterValue::EndUser | MeterValue::ClientIp => {
             (aggregate == Distinct, "who asks is no number: distinct")
         }
-        MeterValue::RequestHeader(_) | MeterValue::ResponseHeader(_) | MeterValue::Event => {
-            return None;
-        }
+        MeterValue::ResponseHeader(_) => (
+            aggregate != Distinct,
+            "who is counted must be known before a request is served: a header of the request, or \
+             events",
+        ),
+        MeterValue::RequestHeader(_) | MeterValue::Event => return None,
     };
     (!fits).then_some(message)
 }
@@ -256,8 +259,9 @@ fn apply(
         list.push(id);
         if list.len() == MAX_MEASURED + 1 {
             // The table that is one too many: the built-in ones are there anyway.
-            let tables = defined[..=id.0 as usize].iter().rev().chain(&defined[id.0 as usize..]);
-            let table = tables.filter_map(|one| Some((one.place?, &one.meter.id))).next();
+            let mut tables =
+                defined[..=id.0 as usize].iter().rev().chain(&defined[id.0 as usize..]);
+            let table = tables.find_map(|one| Some((one.place?, &one.meter.id)));
             if let Some((place, table)) = table {
                 let message = format!(
                     "route `{}` would be measured by more than {MAX_MEASURED} meters besides its \

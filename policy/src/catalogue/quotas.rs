@@ -292,3 +292,6 @@ pub(super) fn settle(snapshot: &Snapshot, previous: Option<&Snapshot>, memory: &
         quota.put_at(same.unwrap_or_else(fresh));
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -234,8 +234,10 @@ impl Grower<'_, '_, '_, '_> {
         let status = doc.status.unwrap_or(Status::Active);
         let status = parent.map_or(status, |parent| status.max(parent.tenant.status));
         let apps = Arc::clone(&grants);
-        let chain = chain.into();
-        let tenant = Tenant { id: id.into(), path, level, status, plan, apps, chain, policy_field };
+        let guarantees = chain.iter().any(Slot::is_guarantee);
+        let (id, chain) = (id.into(), chain.into());
+        let tenant =
+            Tenant { id, path, level, status, plan, apps, chain, guarantees, policy_field };
         Some(Grown { tenant, depth, plan_slots, grants, civil })
     }
 
@@ -267,12 +269,12 @@ impl Grower<'_, '_, '_, '_> {
     fn resolve(&mut self, index: u32, level: Level, plan: u32, tail: &[Slot]) -> Vec<Resolved> {
         let (docs, of_plan) = (self.docs, &self.plan_limits[plan as usize]);
         let doc = &docs[index as usize];
-        let written = |slot: &Slot, label: &Label| match slot.level {
-            Level::Plan => of_plan.iter().find(|l| l.label() == slot.label).map(Resolved::written),
-            _ => {
-                let limits = &docs[slot.owner as usize].limits;
-                limits.iter().find(|l| *l.name.value == *label.name).map(|l| l.written)
+        let written = |slot: &Slot, label: &Label| {
+            if slot.level == Level::Plan {
+                return of_plan.iter().find(|l| l.label() == slot.label).map(Resolved::written);
             }
+            let limits = &docs[slot.owner as usize].limits;
+            limits.iter().find(|l| *l.name.value == *label.name).map(|l| l.written)
         };
         let parents = self.parents;
         let mut above = std::iter::successors(parents[index as usize], |at| parents[*at as usize]);

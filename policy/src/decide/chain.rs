@@ -19,6 +19,9 @@ use crate::time::Nanos;
 
 use super::{Call, Exhausted, Limited, MAX_CHAIN, Reason};
 
+/// Limits of a chain that is not long.
+const SHORT: usize = 16;
+
 /// What came of a walk.
 pub(super) enum Walk {
     /// `throttled`: the quotas that are used up and admitted at their lower rate.
@@ -38,6 +41,7 @@ pub(super) struct Chain<'c, 'a> {
     route: RouteIndex,
     cost: u32,
     meter: MeterId,
+    guarantees: bool,
     call: &'c Call<'a>,
 }
 
@@ -102,10 +106,12 @@ impl<'c, 'a> Chain<'c, 'a> {
         call: &'c Call<'a>,
     ) -> Self {
         let rule = &snapshot.routes[route.0 as usize];
+        let tenant = &snapshot.tenants[caller.tenant as usize];
         Chain {
             snapshot,
             own: &snapshot.keys[caller.key as usize].own,
-            shared: &snapshot.tenants[caller.tenant as usize].chain,
+            shared: &tenant.chain,
+            guarantees: tenant.guarantees,
             route,
             cost: rule.cost,
             meter: rule.meter_id,
@@ -119,19 +125,31 @@ impl<'c, 'a> Chain<'c, 'a> {
     }
 
     pub(super) fn walk(&self) -> Walk {
-        if let Some(refused) = self.look() {
+        // Most chains have no guarantee, and are spared what keeping track of one takes.
+        if self.guarantees { self.walk_as::<true>() } else { self.walk_as::<false>() }
+    }
+
+    fn walk_as<const GUARANTEES: bool>(&self) -> Walk {
+        if let Some(refused) = self.look::<GUARANTEES>() {
             return refused;
         }
-        self.take()
+        // Most are short, and clearing room for the longest takes as long as walking one.
+        if self.own.len() + self.shared.len() <= SHORT {
+            self.take::<GUARANTEES, SHORT>()
+        } else {
+            self.take::<GUARANTEES, MAX_CHAIN>()
+        }
     }
 
     /// Asks every level and changes none. `None`: every level would grant.
-    fn look(&self) -> Option<Walk> {
+    fn look<const GUARANTEES: bool>(&self) -> Option<Walk> {
         let mut refusals = Refusals::default();
         let mut secured = Secured::default();
         for (index, slot) in self.slots() {
-            match self.step(slot, true, secured.has(index)) {
-                Step::Granted { remaining, .. } => _ = secured.granted(index, slot, remaining),
+            match self.step(slot, true, GUARANTEES && secured.has(index)) {
+                Step::Granted { remaining, .. } if GUARANTEES => {
+                    _ = secured.granted(index, slot, remaining);
+                }
                 Step::Refused { remaining, ready_at } => {
                     let ready_at = self.sooner(index, ready_at);
                     refusals.add(index, remaining, ready_at, false);
@@ -139,14 +157,15 @@ impl<'c, 'a> Chain<'c, 'a> {
                 Step::Full => refusals.add(index, 0, None, true),
                 Step::UsedUp(exhausted) => refusals.add_quota(index, &exhausted, self.call),
                 Step::Sealed => return Some(Walk::Stale),
-                Step::Entered | Step::Exempt | Step::Billed | Step::Throttled { .. } => {}
+                Step::Granted { .. } | Step::Entered | Step::Exempt => {}
+                Step::Billed | Step::Throttled { .. } => {}
             }
         }
         refusals.finish().map(Walk::Refused)
     }
 
-    fn take(&self) -> Walk {
-        let mut before = [0; MAX_CHAIN];
+    fn take<const GUARANTEES: bool, const LENGTH: usize>(&self) -> Walk {
+        let mut before = [0; LENGTH];
         let mut taken = 0_u64;
         let mut entered = 0_u64;
         let (mut billed, mut throttled) = (0_u64, 0_u64);
@@ -154,11 +173,15 @@ impl<'c, 'a> Chain<'c, 'a> {
         let mut nearest: Option<(u8, u64)> = None;
         for (index, slot) in self.slots() {
             let mut refusals = Refusals::default();
-            match self.step(slot, false, secured.has(index)) {
+            match self.step(slot, false, GUARANTEES && secured.has(index)) {
                 Step::Granted { before: word, remaining } => {
                     before[index as usize] = word;
                     taken |= 1 << index;
-                    let left = secured.granted(index, slot, remaining);
+                    let left = if GUARANTEES {
+                        secured.granted(index, slot, remaining)
+                    } else {
+                        Some(remaining)
+                    };
                     if let Some(left) = left
                         && nearest.is_none_or(|(_, least)| left < least)
                     {
@@ -322,7 +345,7 @@ impl<'c, 'a> Chain<'c, 'a> {
         }
     }
 
-    fn put_back(&self, taken: u64, throttled: u64, before: &[u64; MAX_CHAIN]) {
+    fn put_back(&self, taken: u64, throttled: u64, before: &[u64]) {
         let now = self.call.now;
         for (index, slot) in self.slots() {
             if (taken | throttled) >> index & 1 == 0 {

@@ -62,7 +62,7 @@ pub enum Record<'a> {
     Limits {
         /// Whose they are.
         owner: Owner<'a>,
-        /// The limits, [`MAX_CHAIN`] at most.
+        /// The limits, as many as a chain has at most.
         limits: &'a [Held<'a>],
     },
     /// A bucket of a client address or end user at one limit.

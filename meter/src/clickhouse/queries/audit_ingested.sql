@@ -4,6 +4,9 @@
 -- Asked in several passes, each of some of the ids: a grouping of all of them would not fit in
 -- memory, and going to the disk takes as much memory again when it is read back.
 --
+-- Rows flagged 32 or 64 are what an event or a request adds to further meters: a member's rows share
+-- one id on purpose.
+--
 --   from_us, to_us    event times, half-open, unix microseconds
 --   tenant            rows of this tenant and those below it; '' for all
 --   passes, pass      how many passes there are, and which this is, from 0
@@ -31,6 +34,7 @@ FROM
         max(ts) AS max_ts
     FROM usage_events
     WHERE kind = 'ingested'
+      AND bitAnd(flags, 96) = 0
       AND ts >= fromUnixTimestamp64Micro({from_us:Int64}, 'UTC')
       AND ts < fromUnixTimestamp64Micro({to_us:Int64}, 'UTC')
       AND ({tenant:String} = '' OR has(splitByChar('/', path), {tenant:String}))

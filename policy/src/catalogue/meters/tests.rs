@@ -136,9 +136,8 @@ field = "data.celsius"
     );
 }
 
-#[test]
-fn p4_every_mistake_in_a_meter_is_named() {
-    let text = r#"[[meter]]
+/// Tables with every mistake there is.
+const MISTAKES: &str = r#"[[meter]]
 id = "1st"
 aggregate = "sum"
 value = "event"
@@ -209,7 +208,14 @@ value = "response_header:X-Size"
 id = "other"
 aggregate = "sum"
 value = "cookie:x"
+[[meter]]
+id = "late"
+aggregate = "distinct"
+value = "response_header:X-User"
 "#;
+
+#[test]
+fn p4_every_mistake_in_a_meter_is_named() {
     let expected = [
         "m.toml:2:6: meter.1st.id: a meter's id starts with a letter",
         "m.toml:5:3: meter.bare.aggregate: the key is missing",
@@ -233,10 +239,11 @@ value = "cookie:x"
         "m.toml:57:6: meter.tally.id: the id is taken already, at m.toml:52",
         "m.toml:61:6: meter.refusals.id: `refusals` is what refused requests are counted on",
         "m.toml:71:9: meter.other.value: `cookie:x` is not one of cost,",
+        "m.toml:74:13: meter.late.aggregate: who is counted must be known before",
         "base.toml:19:9: route.upload.meter: `uploads` is not counted by a route's cost but by \
          the answer's header `x-size`",
     ];
-    let found = build(text).err().expect("mistakes");
+    let found = build(MISTAKES).err().expect("mistakes");
     for start in expected {
         assert!(found.iter().any(|line| line.starts_with(start)), "{start}\n{found:#?}");
     }
@@ -259,4 +266,19 @@ fn p4_a_route_has_room_for_eight_further_meters() {
     let found = build(&(0..8).map(table).collect::<String>()).err().expect("one too many");
     let start = "m.toml:37:6: meter.m7.routes: route `crm` would be measured by more than 8";
     assert!(found.len() == 1 && found[0].starts_with(start), "{found:#?}");
+}
+
+#[test]
+fn the_example_says_what_is_built_in() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/policy/meters.toml");
+    let text = std::fs::read_to_string(path).expect("the example");
+    let ai = "[[app]]\nid = \"ai\"\n";
+    let example = build(&(text + ai)).unwrap_or_else(|found| panic!("{found:#?}"));
+    let plain = build("").expect("valid");
+    for meter in plain.meters() {
+        assert_eq!(Some(meter), example.meter_id(&meter.id).map(|id| example.meter(id)));
+    }
+    let tokens = example.meter_id("ai_tokens").map(|id| example.meter(id)).expect("a meter");
+    assert_eq!((&*tokens.unit, &*tokens.field), ("tokens", "tokens"));
+    assert_eq!(example.meters().len(), plain.meters().len() + 1);
 }
