@@ -2,10 +2,12 @@
 
 #[path = "clickhouse_store/blocks.rs"]
 mod blocks;
-#[path = "clickhouse_store/meters.rs"]
-mod meters;
 #[path = "clickhouse_store/consumption.rs"]
 mod consumption;
+#[path = "clickhouse_store/meters.rs"]
+mod meters;
+#[path = "clickhouse_store/own.rs"]
+mod own;
 #[path = "clickhouse_store/rows.rs"]
 mod rows;
 #[path = "clickhouse_store/schema.rs"]

@@ -15,6 +15,7 @@ mod tree;
 use crate::diagnostics::{Findings, Place};
 pub(crate) use fields::{Amount, Located, Text};
 use fields::{Fields, Scope};
+pub use kinds::is_reserved_path;
 pub(crate) use kinds::{
     AddonDoc, AppDoc, HealthDoc, KeyDoc, PeerDoc, PlanDoc, RouteDoc, TenantDoc, UpstreamDoc,
 };

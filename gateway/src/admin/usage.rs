@@ -5,12 +5,12 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use orbit_policy::snapshot::{LimitState, LimitUsage, Status};
+use orbit_policy::snapshot::{LimitState, LimitUsage};
 use serde_json::{Map, Value, json};
 
 use super::AdminState;
-use super::state::rfc3339;
 use crate::api::Problem;
+use crate::api::words::{self, per_second, rfc3339};
 
 /// Microseconds of a day.
 const DAY_US: i64 = 24 * 3600 * 1_000_000;
@@ -33,7 +33,7 @@ pub(super) async fn usage(
             "path": tenant.path,
             "level": tenant.level.as_str(),
             "plan": snapshot.plan_of(tenant).id,
-            "status": status_str(tenant.status),
+            "status": words::status(tenant.status),
             "policy_version": snapshot.version(),
             "at": rfc3339(unix_us),
             "limits": limits.iter().map(limit_json).collect::<Vec<_>>(),
@@ -49,14 +49,6 @@ pub(super) async fn usage(
     };
     body["today"] = today;
     Ok(Json(body))
-}
-
-fn status_str(status: Status) -> &'static str {
-    match status {
-        Status::Active => "active",
-        Status::Unpaid => "unpaid",
-        Status::Suspended => "suspended",
-    }
 }
 
 /// One limit: where it stands, what it allows, what is left of it.
@@ -89,10 +81,4 @@ fn limit_json(limit: &LimitUsage) -> Value {
         body.extend(state);
     }
     Value::Object(body)
-}
-
-/// Tokens per second of a bucket that gains one every `interval_ns`.
-fn per_second(interval_ns: u64) -> f64 {
-    // The interval was rounded up to whole nanoseconds: four digits give the rate as written.
-    (1e13 / interval_ns.max(1) as f64).round() / 1e4
 }

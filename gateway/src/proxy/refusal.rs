@@ -86,7 +86,8 @@ fn answer(denial: &Denial, now: Nanos) -> Problem {
     }
 }
 
-fn unauthorized(why: NotIdentified) -> Problem {
+/// The answer to a request that is nobody's.
+pub(crate) fn unauthorized(why: NotIdentified) -> Problem {
     let (slug, detail) = match why {
         NotIdentified::NoKey => {
             ("key-missing", "Send an API key: `Authorization: Bearer orb_…` or `X-Api-Key`.")

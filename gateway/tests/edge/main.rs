@@ -10,6 +10,7 @@ mod lasting;
 mod limits;
 mod members;
 mod meters;
+mod own;
 mod protocols;
 mod quotas;
 mod records;
