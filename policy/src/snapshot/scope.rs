@@ -87,7 +87,11 @@ limits = [{{ name = "own", rate = 5, per = "second" }}]
 "#,
             key.id, key.hash
         );
-        let settings = PolicySettings { max_dynamic_keys: 1, hash_key: [0; 16] };
+        let settings = PolicySettings {
+            max_dynamic_keys: 1,
+            hash_key: [0; 16],
+            memory: crate::quota::InMemory::shared(),
+        };
         let source = Source { file: "p.toml".into(), text };
         let snapshot = Policy::new(&[source], &settings).expect("valid").load();
         let caller = snapshot.identify(Some(key.reveal().as_bytes())).expect("known");
