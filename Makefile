@@ -34,8 +34,9 @@ $(ENGINE): $(ENGINE_DIR)/package-lock.json
 	@touch $@
 
 .PHONY: test
-test: $(ENGINE) direction ## run every test: units, properties, loom, end to end with the real engine, chaos
+test: $(ENGINE) direction ## run every test: units, properties, loom, end to end with the real engine, OpenAPI, chaos
 	cargo test --workspace
+	$(MAKE) --no-print-directory openapi
 	$(MAKE) --no-print-directory loom
 	$(MAKE) --no-print-directory chaos-short
 
@@ -47,6 +48,11 @@ chaos-short: $(ENGINE)
 	  --duration-s 120 --gateway-kills 20 --clickhouse-kills 6; \
 	then echo "test result: ok. 1 passed; 0 failed"; \
 	else echo "test result: FAILED. 0 passed; 1 failed"; exit 1; fi
+
+.PHONY: openapi
+openapi: $(ENGINE) ## hold a running gateway to its OpenAPI document with schemathesis (needs python3)
+	cargo build --package orbit-gateway --bin orbit
+	gateway/tests/openapi/run.py
 
 .PHONY: loom
 loom: ## try every interleaving of the compare-and-swap loops

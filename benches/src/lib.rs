@@ -73,7 +73,7 @@ pub fn users() -> (Policy, ApiKey) {
         key.id, key.hash
     );
     let sources = [Source { file: "bench.toml".into(), text }];
-    (Policy::new(&sources, &settings()).expect("valid"), key)
+    (Policy::new(&sources, &settings(), 0).expect("valid"), key)
 }
 
 /// The documents an operator starts from, and a key of one of their tenants. `ORBIT_EXAMPLE` names

@@ -7,6 +7,7 @@ mod auth;
 mod problem;
 mod serve;
 mod token;
+pub(crate) mod words;
 
 use std::time::Duration;
 

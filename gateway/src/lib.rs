@@ -2,7 +2,7 @@
 //!
 //! The proxy itself ([`server`], [`proxy`], [`upstreams`]) identifies, routes, admits, forwards and
 //! records. Around it stand its [`settings`], the one path by which policy comes into force
-//! ([`reload`]), the operators' API ([`admin`]), log and metrics ([`telemetry`]), the usage database
+//! ([`reload`]), the operators' API ([`admin`]), the tenants' own ([`tenant_api`]), log and metrics ([`telemetry`]), the usage database
 //! ([`storage`]) and the command line ([`cli`]). It is a library so that tests and benchmarks use the
 //! same parts as the `orbit` binary, which is only `main`.
 
@@ -25,4 +25,5 @@ pub mod server;
 pub mod settings;
 pub mod storage;
 pub mod telemetry;
+pub mod tenant_api;
 pub mod upstreams;

@@ -16,6 +16,7 @@ pub(crate) mod measure;
 mod members;
 pub mod metrics;
 pub mod open;
+mod own;
 pub mod problem;
 pub mod record;
 pub mod refusal;
@@ -42,6 +43,7 @@ use pingora::{Error, ErrorType, Result};
 use crate::alerts::refusals::RefusalCounts;
 use crate::clock::Clock;
 use crate::settings::{Cidr, LimitSettings, OnFull};
+use crate::tenant_api::TenantApi;
 use crate::upstreams::{Pool, Pools};
 use exchange::{Ending, Exchange};
 use intake::Intake;
@@ -64,6 +66,8 @@ pub struct Edge {
     pub refusal_counts: Arc<RefusalCounts>,
     /// The upstream pools.
     pub pools: Arc<Pools>,
+    /// What tenants may ask about themselves.
+    pub tenant_api: Arc<TenantApi>,
     /// The clock.
     pub clock: Arc<Clock>,
     /// What the proxy's threads count.
@@ -124,6 +128,7 @@ impl ProxyHttp for Proxy {
         let edge = &*self.0;
         match intake::take_in(edge, session, ctx) {
             Intake::Admitted => Ok(false),
+            Intake::Own => own::answer(edge, session, ctx).await.map(|()| true),
             Intake::Denied(denial) => {
                 let problem = refusal::count(edge, ctx, &denial);
                 ctx.leave_open();

@@ -37,6 +37,7 @@ use crate::server::{ProxyServer, Running, ServerError};
 use crate::settings::{self, Settings};
 use crate::storage::{Storage, StorageError, StorageHandle};
 use crate::telemetry::{Metrics, TelemetryError};
+use crate::tenant_api::TenantApi;
 use crate::upstreams::Pools;
 use signals::Signals;
 use upkeep::Upkeep;
@@ -179,6 +180,7 @@ struct Parts {
     policy: Arc<Policy>,
     pools: Arc<Pools>,
     readiness: Arc<Readiness>,
+    tenant_api: Arc<TenantApi>,
     admin: AdminServer,
     ingest: Option<IngestServer>,
     index: Arc<IngestIndex>,
@@ -285,6 +287,8 @@ impl Parts {
         let admin = AdminServer::start(address, state)
             .map_err(|source| RunError::Admin { address, source })?;
         let ingest = start_ingest(&settings, &policy, &journal, &index, &clock)?;
+        let tenant_api = TenantApi::start(Arc::clone(&policy), storage.handle().store()?)
+            .map_err(thread("tenant-api"))?;
         let upkeep = Upkeep::start(metrics, Arc::clone(&policy), Arc::clone(&clock))
             .map_err(thread("upkeep"))?;
         Ok(Parts {
@@ -293,6 +297,7 @@ impl Parts {
             policy,
             pools,
             readiness,
+            tenant_api: Arc::new(tenant_api),
             admin,
             ingest,
             index,
@@ -326,6 +331,7 @@ impl Parts {
             refusals: Arc::clone(&self.refusals),
             refusal_counts: Arc::clone(&self.refusal_counts),
             pools: Arc::clone(&self.pools),
+            tenant_api: Arc::clone(&self.tenant_api),
             clock: Arc::clone(&self.clock),
             metrics: Arc::clone(&self.counts),
             long_answer: proxy::record::LONG_ANSWER,
@@ -346,6 +352,7 @@ impl Parts {
     fn stop(self) {
         drop(self.upkeep);
         drop(self.alerts);
+        drop(self.tenant_api);
         drop(self.auditor);
         drop(self.reloader);
         drop(self.ingest);

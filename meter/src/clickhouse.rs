@@ -12,6 +12,7 @@
 //! | [`schema`] | numbered migrations and the list of columns |
 //! | [`proof`] | what proves that the rows are complete: the manifest, and known losses |
 //! | [`nodes`] | how far every node has got |
+//! | [`own`] | what a tenant asks about its own part of the tree |
 //! | [`queries`] | the named queries finance starts from |
 //! | [`testing`] | a throwaway engine for tests and load tests |
 
@@ -19,6 +20,7 @@ pub mod consumption;
 pub mod engine;
 pub mod native;
 pub mod nodes;
+pub mod own;
 pub mod proof;
 pub mod queries;
 mod rows;

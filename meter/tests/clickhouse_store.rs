@@ -6,6 +6,8 @@ mod blocks;
 mod consumption;
 #[path = "clickhouse_store/meters.rs"]
 mod meters;
+#[path = "clickhouse_store/own.rs"]
+mod own;
 #[path = "clickhouse_store/rows.rs"]
 mod rows;
 #[path = "clickhouse_store/schema.rs"]

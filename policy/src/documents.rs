@@ -18,6 +18,7 @@ use crate::diagnostics::{Findings, Place};
 pub(crate) use contract::{ChangeAt, ChangeDoc, Overrides};
 pub(crate) use fields::{Amount, Located, Text};
 use fields::{Fields, Scope};
+pub use kinds::is_reserved_path;
 pub(crate) use kinds::{
     AddonDoc, AppDoc, HealthDoc, KeyDoc, PeerDoc, PlanDoc, RouteDoc, TenantDoc, UpstreamDoc,
 };

@@ -7,6 +7,7 @@
 mod guarantee;
 mod rights;
 mod routes;
+mod scope;
 
 use std::any::Any;
 use std::sync::{Arc, OnceLock};
@@ -541,12 +542,16 @@ impl Snapshot {
     /// are shown by [`quotas_of`](Self::quotas_of).
     pub fn usage(&self, tenant: &str, now: Nanos) -> Option<Vec<LimitUsage>> {
         let tenant = self.tenant(tenant)?;
+        Some(self.usage_of(&tenant.chain, now))
+    }
+
+    fn usage_of(&self, slots: &[Slot], now: Nanos) -> Vec<LimitUsage> {
         let rate = |bucket: &Bucket, terms: Terms| LimitState::Rate {
             interval_ns: terms.interval_ns,
             burst: terms.burst,
             remaining: bucket.remaining(terms, now),
         };
-        let limits = tenant.chain.iter().filter_map(|slot| {
+        let limits = slots.iter().filter_map(|slot| {
             let state = match &slot.control {
                 Control::Bucket { bucket, terms } => rate(bucket, *terms),
                 Control::Guarantee(guarantee) => rate(&guarantee.bucket, guarantee.terms),
@@ -563,7 +568,7 @@ impl Snapshot {
             let name = self.labels[slot.label as usize].name.to_string();
             Some(LimitUsage { level, tenant, name, state })
         });
-        Some(limits.collect())
+        limits.collect()
     }
 
     /// An app by its id.

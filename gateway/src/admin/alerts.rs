@@ -11,9 +11,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::AdminState;
-use super::state::rfc3339;
 use crate::alerts::outbox::{Delivery, OutboxError, State};
 use crate::api::Problem;
+use crate::api::words::rfc3339;
 
 /// Most deliveries in one answer.
 const MOST: usize = 1_000;

@@ -4,7 +4,7 @@ use orbit_policy::price::Price;
 use orbit_policy::snapshot::{Activated, Addon, Change, Entitlements};
 use serde_json::{Value, json};
 
-use super::state::rfc3339;
+use crate::api::words::rfc3339;
 
 /// What a tenant is entitled to now, and what comes next.
 pub(crate) fn entitlements_json(has: &Entitlements<'_>) -> Value {

@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use super::AdminState;
-use super::state::rfc3339;
 use crate::api::Problem;
+use crate::api::words::rfc3339;
 use crate::reload::{self, ApplyError, Outcome, Status};
 
 /// Most diagnostics in one answer; `mistakes` has the true number.

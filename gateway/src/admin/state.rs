@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use orbit_policy::Policy;
 
 use super::policy::status_json;
@@ -44,9 +43,4 @@ pub fn policy_check(reloads: Reloads) -> impl Fn() -> Check + Send + 'static {
         let ok = !matches!(status.outcome, Outcome::Refused(_));
         Check::informing(ok, status_json(&status))
     }
-}
-
-/// Unix microseconds as RFC 3339 in UTC; empty when out of range.
-pub(super) fn rfc3339(unix_us: i64) -> String {
-    Timestamp::from_microsecond(unix_us).map_or_else(|_| String::new(), |at| format!("{at:.3}"))
 }

@@ -10,8 +10,8 @@ use serde_json::{Map, Value, json};
 
 use super::AdminState;
 use super::entitlements::entitlements_json;
-use super::state::rfc3339;
 use crate::api::Problem;
+use crate::api::words::{per_second, rfc3339};
 
 /// Microseconds of a day.
 const DAY_US: i64 = 24 * 3600 * 1_000_000;
@@ -83,10 +83,4 @@ fn limit_json(limit: &LimitUsage) -> Value {
         body.extend(state);
     }
     Value::Object(body)
-}
-
-/// Tokens per second of a bucket that gains one every `interval_ns`.
-fn per_second(interval_ns: u64) -> f64 {
-    // The interval was rounded up to whole nanoseconds: four digits give the rate as written.
-    (1e13 / interval_ns.max(1) as f64).round() / 1e4
 }

@@ -171,6 +171,7 @@ mod tests {
             end_us: (hour + 1) * HOUR_US,
             used,
             base: 0,
+            estimated: false,
             limit: 10,
             granted: 0,
             rolled_over: 0,

@@ -2,6 +2,7 @@
 
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST};
 use http::{HeaderMap, StatusCode};
+use orbit_policy::documents::is_reserved_path;
 use orbit_policy::{Call, Decision, Denial};
 use pingora::Result;
 use pingora::http::RequestHeader;
@@ -22,16 +23,24 @@ const BEARER: &[u8] = b"Bearer ";
 pub enum Intake {
     /// To be forwarded; the admission is in the exchange.
     Admitted,
+    /// For the gateway itself, whatever can be recorded and forwarded at the moment.
+    Own,
     /// Refused by policy.
     Denied(Denial),
     /// Refused before any policy was asked: the answer, and the reason to count.
     Unfit(Box<Problem>, &'static str),
 }
 
-/// Checks a header's size, then asks the policy.
+/// Checks a header's size, then asks the policy; unless the gateway answers itself.
 pub fn take_in(edge: &Edge, session: &Session, ctx: &mut Exchange) -> Intake {
     let header = session.req_header();
-    if let Some((problem, reason)) = unfit(edge, header, ctx) {
+    if let Some((problem, reason)) = header_too_large(edge, header, ctx) {
+        return Intake::Unfit(Box::new(problem), reason);
+    }
+    if is_reserved_path(header.uri.path()) {
+        return Intake::Own;
+    }
+    if let Some((problem, reason)) = unfit(edge, header) {
         return Intake::Unfit(Box::new(problem), reason);
     }
     let (key, key_field) = presented_key(&header.headers);
@@ -56,7 +65,7 @@ pub fn take_in(edge: &Edge, session: &Session, ctx: &mut Exchange) -> Intake {
     }
 }
 
-fn unfit(
+fn header_too_large(
     edge: &Edge,
     header: &RequestHeader,
     ctx: &mut Exchange,
@@ -75,6 +84,11 @@ fn unfit(
         let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
         return Some((Problem::new(status, "header-too-large", detail), "header_too_large"));
     }
+    None
+}
+
+fn unfit(edge: &Edge, header: &RequestHeader) -> Option<(Problem, &'static str)> {
+    let limits = &edge.limits;
     let length = header.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
     let length: Option<u64> = length.and_then(|length| length.parse().ok());
     if length.is_some_and(|length| length > limits.max_body_bytes) {
@@ -114,7 +128,7 @@ pub fn body_too_large() -> Problem {
 
 /// `Authorization: Bearer orb_…` or else `X-Api-Key`. A bearer token that is not of our form is
 /// the upstream's affair where the other field holds a key.
-fn presented_key(headers: &HeaderMap) -> (Option<&[u8]>, Option<&'static str>) {
+pub(super) fn presented_key(headers: &HeaderMap) -> (Option<&[u8]>, Option<&'static str>) {
     let bearer = headers.get(AUTHORIZATION).map(http::HeaderValue::as_bytes).and_then(|value| {
         let (scheme, token) = value.split_at_checked(BEARER.len())?;
         scheme.eq_ignore_ascii_case(BEARER).then_some(token)

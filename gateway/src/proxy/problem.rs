@@ -64,6 +64,11 @@ impl Problem {
         self.status
     }
 
+    /// What it says happened.
+    pub fn detail(&self) -> &str {
+        self.body.get("detail").and_then(Value::as_str).unwrap_or_default()
+    }
+
     /// Writes the answer. `keep` says whether the connection may serve another request.
     pub async fn send(mut self, session: &mut Session, id: &RequestId, keep: bool) -> Result<()> {
         let hex = id.hex();

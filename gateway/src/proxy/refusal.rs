@@ -12,6 +12,7 @@ use super::Edge;
 use super::exchange::Exchange;
 use super::fields::{self, RATELIMIT, RATELIMIT_POLICY};
 use super::problem::{Problem, QUOTA_EXCEEDED};
+use crate::api::words::rfc3339;
 use entitlement::Facts;
 
 /// Names of the reasons: metric labels and the `reason` column.
@@ -97,7 +98,8 @@ fn answer(denial: &Denial, now: Nanos) -> Problem {
     }
 }
 
-fn unauthorized(why: NotIdentified) -> Problem {
+/// The answer to a request that is nobody's.
+pub(crate) fn unauthorized(why: NotIdentified) -> Problem {
     let (slug, detail) = match why {
         NotIdentified::NoKey => {
             ("key-missing", "Send an API key: `Authorization: Bearer orb_…` or `X-Api-Key`.")
@@ -182,10 +184,6 @@ fn retry_s(limited: &Limited, now: Nanos) -> Option<u64> {
         Some(ready_at) => Some(ready_at.since(now).div_ceil(Nanos::SECOND.0).max(1)),
         None => limited.concurrency.then_some(1),
     }
-}
-
-fn rfc3339(unix_us: i64) -> String {
-    jiff::Timestamp::from_microsecond(unix_us).unwrap_or(jiff::Timestamp::MAX).to_string()
 }
 
 fn with_retry(

@@ -178,7 +178,11 @@ impl OnDisk {
         let file = directory.path().join("all.toml");
         std::fs::write(&file, &text).unwrap();
         let paths = vec![directory.path().to_owned()];
-        let settings = PolicySettings { max_dynamic_keys: 10, hash_key: [9; 16] };
+        let settings = PolicySettings {
+            max_dynamic_keys: 10,
+            hash_key: [9; 16],
+            memory: orbit_policy::quota::InMemory::shared(),
+        };
         let clock = Arc::new(Clock::start());
         let (policy, loaded) = reload::start_policy(&paths, &settings, &clock).unwrap();
         let (in_force, wall) = (Arc::clone(&policy), Arc::clone(&clock));

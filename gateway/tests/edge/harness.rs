@@ -19,7 +19,9 @@ use orbit_gateway::clock::Clock;
 use orbit_gateway::proxy::{Edge, metrics, record};
 use orbit_gateway::server::{ProxyServer, Running};
 use orbit_gateway::settings::{OnFull, Server};
+use orbit_gateway::tenant_api::TenantApi;
 use orbit_gateway::upstreams::Pools;
+use orbit_meter::clickhouse::{ClickHouseSettings, Store};
 use orbit_meter::event::{Flags, Kind, View};
 use orbit_meter::journal::{Journal, JournalSettings};
 use orbit_meter::refusals::Refusals;
@@ -212,6 +214,7 @@ impl Bench {
             refusals: Arc::new(Refusals::open(Arc::clone(&journal)).unwrap()),
             refusal_counts: Arc::default(),
             pools: Arc::new(Pools::default()),
+            tenant_api: Arc::new(TenantApi::start(Arc::clone(&policy), no_database()).unwrap()),
             clock: Arc::new(Clock::start()),
             metrics: Arc::new(metrics::Metrics::new()),
             long_answer: record::LONG_ANSWER,
@@ -319,6 +322,13 @@ pub(crate) async fn read_until(stream: &mut TcpStream, end: &str) -> String {
         }
     }
     String::from_utf8_lossy(&text).into_owned()
+}
+
+/// A usage database that is away.
+fn no_database() -> Store {
+    let url = "http://127.0.0.1:1".to_owned();
+    let (user, password, database) = ("orbit".to_owned(), String::new(), "orbit".to_owned());
+    Store::new(&ClickHouseSettings { url, user, password, database }).unwrap()
 }
 
 /// A port on which nothing listens.

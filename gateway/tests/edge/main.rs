@@ -11,6 +11,7 @@ mod lasting;
 mod limits;
 mod members;
 mod meters;
+mod own;
 mod protocols;
 mod quotas;
 mod records;

@@ -3,7 +3,7 @@
 use http::StatusCode;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use orbit_policy::{ApiKey, Nanos};
+use orbit_policy::ApiKey;
 use serde_json::{Value, json};
 
 use crate::harness::{Bench, policy_text, sources, upstream};

@@ -49,7 +49,7 @@ fn november() -> Vec<Row> {
         .collect()
 }
 
-async fn with_november() -> (Fixture, Vec<Row>) {
+pub(crate) async fn with_november() -> (Fixture, Vec<Row>) {
     let fixture = Fixture::new().await;
     let rows = november();
     let mut builder = BlockBuilder::new();

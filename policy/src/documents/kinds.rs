@@ -168,6 +168,8 @@ impl<'i> RouteDoc<'i> {
             let fits = path.value.starts_with('/') && !path.value.contains(['?', '#', ' ']);
             if !fits {
                 fields.find(path.place, "path", "a path prefix starts with `/` and has no query");
+            } else if is_reserved_path(&path.value) {
+                fields.find(path.place, "path", "paths from `/orbit` on are the gateway's own");
             }
         }
         for method in methods.iter().flatten() {
@@ -182,6 +184,11 @@ impl<'i> RouteDoc<'i> {
         let (id, app, upstream) = (id?, app?, upstream?);
         Some(RouteDoc { id, app, host, path, methods, upstream, meter, cost, tier, feature, clean })
     }
+}
+
+/// Whether the gateway answers a request of this path itself: no route may have it.
+pub fn is_reserved_path(path: &str) -> bool {
+    path.strip_prefix("/orbit").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 #[derive(Debug)]

@@ -100,6 +100,22 @@ hash = "md5:1"
 }
 
 #[test]
+fn a_route_cannot_take_the_gateways_own_paths() {
+    let route = |path: &str| {
+        findings(&format!(
+            "[[route]]\nid = \"r\"\napp = \"a\"\nupstream = \"u\"\npath = \"{path}\""
+        ))
+    };
+    for path in ["/orbit", "/orbit/", "/orbit/v1/usage", "/orbit/anything"] {
+        let expected = "t.toml:5:8: route.r.path: paths from `/orbit` on are the gateway's own";
+        assert_eq!(route(path), [expected], "{path}");
+    }
+    for path in ["/", "/orbital", "/api/orbit", "/Orbit"] {
+        assert_eq!(route(path), [""; 0], "{path}");
+    }
+}
+
+#[test]
 fn syntax_errors_do_not_hide_one_another() {
     let found = findings("[[plan]]\nid = \nusers = 1\n\n[[plan]\nid = \"b\"\nusers == 2\n");
     assert!(found.iter().any(|line| line.starts_with("t.toml:2:")), "{found:#?}");

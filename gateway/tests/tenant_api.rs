@@ -1,0 +1,245 @@
+//! What tenants see of themselves, by a whole `orbit up` with the real engine: the numbers are those
+//! of the rows, page by page, and keys and tokens open only what they are for.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde_json::Value;
+
+/// A running `orbit up` on the example configuration; killed with the test at the latest.
+struct Orbit {
+    child: Child,
+    home: PathBuf,
+    proxy: String,
+    admin: String,
+    database: String,
+}
+
+impl Drop for Orbit {
+    fn drop(&mut self) {
+        let _ended_already = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+fn address(line: &str, before: &str) -> Option<String> {
+    let (_, rest) = line.split_once(before)?;
+    Some(format!("http://{}", rest.split([',', ' ', '/']).next()?))
+}
+
+impl Orbit {
+    fn start(home: &Path, upstream: &str) -> Orbit {
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let policy = home.join("policy");
+        std::fs::create_dir(&policy).unwrap();
+        for entry in std::fs::read_dir(repository.join("config/policy")).unwrap() {
+            let path = entry.unwrap().path();
+            let text = std::fs::read_to_string(&path).unwrap().replace("127.0.0.1:8090", upstream);
+            std::fs::write(policy.join(path.file_name().unwrap()), text).unwrap();
+        }
+        std::fs::copy(repository.join("config/orbit.toml"), home.join("orbit.toml")).unwrap();
+        let any = "127.0.0.1:0";
+        let mut child = Command::new(env!("CARGO_BIN_EXE_orbit"))
+            .args(["up", "--listen", any, "--admin-listen", any, "--ingest-listen", any])
+            .args(["--http-port", "0", "--tcp-port", "0", "--demo-listen", any])
+            .arg("--config")
+            .arg(home.join("orbit.toml"))
+            .arg("--data")
+            .arg(home.join("data"))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (mut proxy, mut admin, mut database) = (None, None, None);
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        for line in lines.by_ref() {
+            if line.contains("Orbit is running") {
+                (proxy, admin) = (address(&line, "proxy http://"), address(&line, "admin http://"));
+            }
+            if line.contains("X-ClickHouse-User") {
+                database = address(&line, "http://");
+            }
+            if line.contains("Ctrl-C stops everything") {
+                break;
+            }
+        }
+        // Keeps the pipe open and empty for the process's last words.
+        std::thread::spawn(move || lines.for_each(drop));
+        let ended = "orbit up ended before it served";
+        Orbit {
+            child,
+            home: home.to_owned(),
+            proxy: proxy.expect(ended),
+            admin: admin.expect(ended),
+            database: database.expect(ended),
+        }
+    }
+
+    fn key(&self, tenant: &str) -> String {
+        let keys = std::fs::read_to_string(self.home.join("data/demo.env")).unwrap();
+        let name = format!("ORBIT_KEY_{tenant}=");
+        let line = keys.lines().find_map(|line| Some(line.split_once(&name)?.1.trim().to_owned()));
+        line.unwrap().trim_matches(['"', '\'']).to_owned()
+    }
+
+    async fn get(&self, path: &str, key: &str) -> (StatusCode, String) {
+        get(&format!("{}{path}", self.proxy), key).await
+    }
+
+    /// Asks until the key may, and until what happened before `until` is all there.
+    async fn complete(&self, path: &str, key: &str, until: &str) -> Value {
+        loop {
+            let (status, body) = self.get(path, key).await;
+            if status == StatusCode::TOO_MANY_REQUESTS {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            assert_eq!(status, StatusCode::OK, "{body}");
+            let answer: Value = serde_json::from_str(&body).unwrap();
+            if answer["complete_until"].as_str().is_some_and(|complete| complete > until) {
+                return answer;
+            }
+        }
+    }
+
+    /// What the finance user sees.
+    async fn query(&self, sql: &str) -> String {
+        let file = self.home.join("data/clickhouse/finance.password");
+        let password = std::fs::read_to_string(file).unwrap();
+        let request = Request::post(format!("{}/", self.database))
+            .header("x-clickhouse-user", "finance")
+            .header("x-clickhouse-key", password.trim())
+            .body(Full::new(Bytes::from(sql.to_owned())))
+            .unwrap();
+        let (status, text) = send(request).await;
+        assert_eq!(status, StatusCode::OK, "{sql}: {text}");
+        text.trim_end().to_owned()
+    }
+}
+
+async fn send(request: Request<Full<Bytes>>) -> (StatusCode, String) {
+    let client: Client<HttpConnector, Full<Bytes>> =
+        Client::builder(TokioExecutor::new()).build_http();
+    let (parts, body) = client.request(request).await.unwrap().into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    (parts.status, String::from_utf8_lossy(&body).into_owned())
+}
+
+async fn get(url: &str, bearer: &str) -> (StatusCode, String) {
+    let request = Request::get(url).header("authorization", format!("Bearer {bearer}"));
+    send(request.body(Full::default()).unwrap()).await
+}
+
+/// Answers "hello" to everything.
+async fn upstream() -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let app = axum::Router::new().fallback(|| async { "hello" });
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    address
+}
+
+fn sum(answer: &Value, member: &str) -> u64 {
+    answer["rows"].as_array().unwrap().iter().map(|row| row[member].as_u64().unwrap()).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_sees_what_the_rows_say_and_nobody_elses() {
+    let home = tempfile::tempdir().unwrap();
+    let orbit = Orbit::start(home.path(), &upstream().await);
+    let (web, padaria) = (orbit.key("ACME_WEB"), orbit.key("PADARIA"));
+    let now = async || {
+        let (_, limits) = orbit.get("/orbit/v1/limits", &web).await;
+        serde_json::from_str::<Value>(&limits).unwrap()["at"].as_str().unwrap().to_owned()
+    };
+    let from = format!("from={}", now().await);
+    let (mut granted, mut limited) = (0, 0);
+    for path in ["/crm/a", "/projects/b"].into_iter().cycle() {
+        match orbit.get(path, &web).await.0 {
+            StatusCode::OK => granted += 1,
+            status => {
+                assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
+                limited += 1;
+            }
+        }
+        if limited == 3 {
+            break;
+        }
+    }
+    assert_eq!(orbit.get("/ai/chat", &web).await.0, StatusCode::FORBIDDEN);
+    for _ in 0..5 {
+        assert_eq!(orbit.get("/crm/c", &padaria).await.0, StatusCode::OK);
+    }
+    let done = now().await;
+
+    let usage = orbit.complete(&format!("/orbit/v1/usage?per=total&{from}"), &web, &done).await;
+    assert_eq!(sum(&usage, "requests"), granted, "{usage:#}");
+    let row = &usage["rows"][0];
+    assert_eq!(row["meter"], "api_calls");
+    let of_web = "FROM orbit.usage_events WHERE tenant = 'acme-web' AND kind = 'request'";
+    let rows = orbit
+        .query(&format!(
+            "SELECT sum(requests), toString(sum(quantity)), sum(request_bytes), \
+             sum(response_bytes) {of_web} AND meter = 'api_calls'"
+        ))
+        .await;
+    let told = ["requests", "quantity", "request_bytes", "response_bytes"]
+        .map(|member| row[member].to_string().replace('"', ""));
+    assert_eq!(told.join("\t"), rows);
+
+    // Broken down, and read page by page, it is the same.
+    let by_route = format!("/orbit/v1/usage?by=route&per=hour&{from}");
+    let routes = orbit.complete(&by_route, &web, &done).await;
+    assert_eq!(sum(&routes, "requests"), granted);
+    assert!(routes["rows"].as_array().unwrap().len() >= 2, "{routes:#}");
+    let (mut pages, mut next) = (Vec::new(), String::new());
+    loop {
+        let path = format!("{by_route}&limit=1{next}");
+        let page = orbit.complete(&path, &web, &done).await;
+        pages.extend(page["rows"].as_array().unwrap().clone());
+        let Some(cursor) = page["next_cursor"].as_str() else { break };
+        next = format!("&cursor={cursor}");
+    }
+    assert_eq!(&pages, routes["rows"].as_array().unwrap());
+
+    let refusals = orbit.complete("/orbit/v1/refusals", &web, &done).await;
+    let mut reasons: Vec<(String, u64)> = Vec::new();
+    for row in refusals["rows"].as_array().unwrap() {
+        assert_eq!(row["tenant"], "acme-web", "S1");
+        let (reason, count) = (row["reason"].as_str().unwrap(), row["refusals"].as_u64().unwrap());
+        match reasons.iter_mut().find(|(known, _)| known == reason) {
+            Some((_, sum)) => *sum += count,
+            None => reasons.push((reason.to_owned(), count)),
+        }
+    }
+    reasons.sort();
+    assert_eq!(reasons, [("not_entitled".to_owned(), 1), ("rate_limited".to_owned(), 3)]);
+
+    let other = orbit
+        .complete(&format!("/orbit/v1/usage?per=total&by=tenant&{from}"), &padaria, &done)
+        .await;
+    assert_eq!((sum(&other, "requests"), &other["rows"][0]["tenant"]), (5, &"padaria".into()));
+    tokens_and_keys_open_what_they_are_for(&orbit, &web).await;
+    // None of the questions is a row.
+    let rows = orbit.query(&format!("SELECT sum(requests) {of_web}")).await;
+    assert_eq!(rows, granted.to_string());
+}
+
+async fn tokens_and_keys_open_what_they_are_for(orbit: &Orbit, key: &str) {
+    let token = std::fs::read_to_string(orbit.home.join("data/admin.token")).unwrap();
+    let (status, body) = orbit.get("/orbit/v1/limits", token.trim()).await;
+    assert_eq!(status, StatusCode::UNAUTHORIZED, "{body}");
+    let tenants = format!("{}/v1/tenants/acme-web/usage", orbit.admin);
+    assert_eq!(get(&tenants, key).await.0, StatusCode::UNAUTHORIZED);
+    assert_eq!(get(&tenants, token.trim()).await.0, StatusCode::OK);
+    let metrics = get(&format!("{}/metrics", orbit.admin), token.trim()).await.1;
+    let counted = "orbit_tenant_api_requests_total{endpoint=\"limits\",status=\"401\"} 1";
+    assert!(metrics.contains(counted), "{metrics}");
+}
