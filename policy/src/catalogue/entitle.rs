@@ -37,7 +37,8 @@ impl<'e> Entitler<'e> {
         rights
     }
 
-    fn make(&self, plan: u32, standing: &Standing) -> Rights {
+    /// The figures of a plan with what a contract puts in their place.
+    pub(super) fn figures(&self, plan: u32, overrides: &Overrides) -> Figures {
         let row = &self.products.plans[plan as usize];
         let figures = Figures {
             users: row.users,
@@ -45,6 +46,11 @@ impl<'e> Entitler<'e> {
             storage_gb: row.storage_gb,
             api_tier: row.api_tier,
         };
+        overridden(figures, overrides)
+    }
+
+    fn make(&self, plan: u32, standing: &Standing) -> Rights {
+        let row = &self.products.plans[plan as usize];
         let mut rights = Rights {
             plan,
             routes: BitSet::default(),
@@ -54,7 +60,7 @@ impl<'e> Entitler<'e> {
             over: Vec::new(),
             features: row.features.clone(),
             addons: Vec::new(),
-            figures: overridden(figures, &standing.overrides),
+            figures: self.figures(plan, &standing.overrides),
         };
         self.add_addons(&mut rights, &standing.addons);
         rights.activated = if let Some(apps) = &standing.apps {

@@ -139,11 +139,6 @@ impl<'m, 'b> Quotas<'m, 'b> {
         quotas
     }
 
-    /// How many slots a plan's quotas take at most.
-    pub(super) fn most_of_plan(&self, plan: u32) -> usize {
-        self.plans[plan as usize].len() + 1
-    }
-
     /// A figure is a quota by itself: so many users. One that is written under the same name stands
     /// in its place.
     pub(super) fn add_figures(

@@ -16,7 +16,7 @@ use super::timeline::{Standing, Timelines};
 use crate::calendar::Period;
 use crate::decide::MAX_CHAIN;
 use crate::diagnostics::Findings;
-use crate::documents::{ChangeDoc, LimitKind, TenantDoc};
+use crate::documents::{ChangeDoc, LimitKind, Overrides, TenantDoc};
 use crate::snapshot::{COMPOSED, Change, EVERYWHERE, Label, Level, Rights, Slot, Snapshot, Tenant};
 
 /// Levels of tenants from a root to a leaf at most.
@@ -216,7 +216,8 @@ impl Grower<'_, '_, '_, '_> {
         let subscribed = parent.filter(|_| standing.plan.is_none());
         let (chain, plan_slots) =
             self.chain(index, (level, &rights), &standing, &civil, parent, subscribed);
-        let ahead = standing.plans_ahead.iter().map(|plan| self.most_plan_slots(*plan));
+        let ahead =
+            standing.plans_ahead.iter().map(|plan| self.plan_slots(*plan, &standing.overrides));
         let later = ahead.chain(subscribed.map(|above| above.most_plan_slots)).max();
         let most_plan_slots = later.unwrap_or_default().max(plan_slots);
         let longest = chain.len() - plan_slots + most_plan_slots;
@@ -295,9 +296,11 @@ impl Grower<'_, '_, '_, '_> {
         (chain, plan_slots)
     }
 
-    /// How many slots a plan has at most on the chain of whoever will be on it.
-    fn most_plan_slots(&self, plan: u32) -> usize {
-        self.plan_limits[plan as usize].len() + self.quotas.most_of_plan(plan)
+    /// How many slots a plan has on the chain of whoever will be on it.
+    fn plan_slots(&mut self, plan: u32, overrides: &Overrides) -> usize {
+        let figures = Amounts { users: self.entitler.figures(plan, overrides).users };
+        let quotas = self.quotas.of_plan(plan, figures, &mut self.limits.labels);
+        self.plan_limits[plan as usize].len() + quotas.len()
     }
 
     fn civil(&mut self, doc: &TenantDoc<'_>, parent: Option<&Grown>) -> Civil {

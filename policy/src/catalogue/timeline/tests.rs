@@ -468,14 +468,14 @@ fn p4_a_chain_that_a_later_plan_makes_too_long_is_found_today() {
             "[[tenant]]\nid = \"t\"\nplan = \"small\"\nlimits = [{}]\n[[tenant]]\nid = \"u\"\n\
              parent = \"t\"\nlimits = [{}]\n[[change]]\ntenant = \"t\"\nat = \"2999-01-01\"\n\
              plan = \"wide\"\n[[plan]]\nid = \"wide\"\nlimits = [{}]\n",
-            limits(10),
-            limits(10),
+            limits(28),
+            limits(28),
             limits(more),
         )
     };
-    assert!(check(&sources(&text(12)), 0).is_ok());
-    let found = check(&sources(&text(13)), 0).err().expect("33 limits").to_string();
-    assert!(found.contains("tenant.u.limits: 33 limits on one chain"), "{found}");
+    assert!(check(&sources(&text(8)), 0).is_ok());
+    let found = check(&sources(&text(9)), 0).err().expect("65 limits").to_string();
+    assert!(found.contains("tenant.u.limits: 65 limits on one chain"), "{found}");
 }
 
 #[test]
