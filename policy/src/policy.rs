@@ -21,7 +21,7 @@ pub use carry::{Held, Owner, Record, Restored, Spent};
 /// What is fixed for the life of the process.
 #[derive(Clone, Debug)]
 pub struct PolicySettings {
-    /// Most client addresses and end users held one by one, over all limits (48 bytes each).
+    /// Most client addresses and end users held one by one, over all limits (72 bytes each).
     pub max_dynamic_keys: usize,
     /// Key of the hash by which they are held; random, so that nobody can aim for one bucket. What
     /// they have spent is found again after a restart under the same key only.

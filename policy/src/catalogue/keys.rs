@@ -80,7 +80,7 @@ fn own_slots(
         None => Vec::new(),
     };
     let owner = Owner { tenant, known_as: id.as_str() };
-    let own = limits.slots(&resolved, owner, &before);
+    let own = limits.slots(&resolved, owner, &before, true);
     // A tenant that could not be grown has a finding of its own.
     let shared = tenants.longest.get(tenant as usize).copied().unwrap_or_default();
     if own.len() + shared > MAX_CHAIN {

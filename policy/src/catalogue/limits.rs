@@ -185,17 +185,20 @@ impl<'b> Limits<'b> {
     }
 
     /// Slots of one owner. `before` are the owner's slots of the snapshot before, of the same
-    /// kind (its own, or its plan's).
+    /// kind (its own, or its plan's). One that is gone may be a new one renamed, unless the owner
+    /// has come onto another plan.
     pub(super) fn slots(
         &mut self,
         resolved: &[Resolved],
         owner: Owner<'_>,
         before: &[&Slot],
+        may_be_renamed: bool,
     ) -> Vec<Slot> {
         let mut used = vec![false; before.len()];
         let mut found: Vec<Option<usize>> = vec![None; resolved.len()];
         // First by name; then a limit that is new takes over from one that is gone.
-        for by_name in [true, false] {
+        let ways: &[bool] = if may_be_renamed { &[true, false] } else { &[true] };
+        for &by_name in ways {
             for (limit, found) in resolved.iter().zip(&mut found).filter(|(_, f)| f.is_none()) {
                 let fits = |(index, slot): &(usize, &&Slot)| {
                     !used[*index] && self.fits(limit, slot, by_name)

@@ -280,14 +280,16 @@ impl Grower<'_, '_, '_, '_> {
         let figures = subscribed.map(|_| Amounts { users: standing.overrides.users });
         // Before its limits: what guarantees secure is counted from them to those above.
         let mut chain = self.own_quotas(index, level, figures, civil, &before.own);
-        chain.extend(self.limits.slots(&resolved, owner, &before.own));
+        chain.extend(self.limits.slots(&resolved, owner, &before.own, true));
         let own = chain.len();
         chain.extend_from_slice(tail);
         if let Some(above) = subscribed {
             return (chain, above.plan_slots);
         }
         shares::cut(&mut chain[own..]);
-        chain.extend(self.limits.slots(&self.plan_limits[plan as usize], owner, &before.plan));
+        let of_plan = &self.plan_limits[plan as usize];
+        let same_plan = before.plan_id == Some(&*self.limits.products.plans[plan as usize].id);
+        chain.extend(self.limits.slots(of_plan, owner, &before.plan, same_plan));
         let (before, limits) = (&before.plan, &mut *self.limits);
         let figures = Amounts { users: rights.figures.users };
         let quotas = self.quotas.of_plan(plan, figures, &mut limits.labels);
@@ -409,6 +411,8 @@ impl Grower<'_, '_, '_, '_> {
 struct Before<'s> {
     own: Vec<&'s Slot>,
     plan: Vec<&'s Slot>,
+    /// The plan it was on.
+    plan_id: Option<&'s str>,
 }
 
 impl<'s> Before<'s> {
@@ -417,7 +421,9 @@ impl<'s> Before<'s> {
         let mut before = Before::default();
         let Some(previous) = previous else { return before };
         let Some(index) = previous.tenant_position(id) else { return before };
-        for slot in previous.tenants[index as usize].chain.iter().filter(|s| s.owner == index) {
+        let tenant = &previous.tenants[index as usize];
+        before.plan_id = Some(&previous.plan_of(tenant).id);
+        for slot in tenant.chain.iter().filter(|slot| slot.owner == index) {
             match slot.level {
                 Level::Plan => before.plan.push(slot),
                 _ => before.own.push(slot),

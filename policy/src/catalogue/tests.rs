@@ -211,6 +211,45 @@ fn p3_moving_a_tenant_or_changing_its_plan_forgives_nothing() {
 }
 
 #[test]
+fn p3_a_limit_is_taken_for_a_renamed_one_within_one_plan_only() {
+    // `acme` is on `business`, with two limits of which one is used up to the last three.
+    let of_plan = |limits: [&str; 2], plan: &str| {
+        let [business, enterprise] = limits;
+        let mut sources = tree("", "", "");
+        sources[0].text = sources[0]
+            .text
+            .replacen("limits = []", &format!("limits = [{business}]"), 1)
+            .replacen("limits = []", &format!("limits = [{enterprise}]"), 1)
+            .replacen("plan = \"business\"", &format!("plan = \"{plan}\""), 1);
+        sources
+    };
+    let other = r#"{ name = "other", rate = 1, per = "hour", burst = 5 }"#;
+    let restarted = |before: &Policy, after: &[Source]| {
+        let policy = Policy::new(after, &settings(), 0).expect("valid");
+        before.export(Nanos(0), &mut |record| _ = policy.restore(record, 0, Nanos(0)));
+        policy
+    };
+    for (limits, plan, expected) in [
+        // Another plan, and nothing of the name: a limit of its own.
+        ([SLOW, other], "enterprise", 5),
+        // The same name is the same limit, whichever plan has it.
+        ([SLOW, SLOW], "enterprise", 2),
+        // Another name in the same plan: renamed.
+        ([other, SLOW], "business", 2),
+    ] {
+        let policy = Policy::new(&of_plan([SLOW, SLOW], "business"), &settings(), 0);
+        let policy = policy.expect("valid");
+        assert_eq!(left(&policy, 0, 3), 3);
+        let after = of_plan(limits, plan);
+        let restarted = restarted(&policy, &after);
+        policy.apply(&after, Reading::default).expect("valid");
+        for policy in [policy, restarted] {
+            assert_eq!(left(&policy, 0, 10), expected, "{limits:?} of {plan}");
+        }
+    }
+}
+
+#[test]
 fn p3_two_hundred_reloads_refill_nothing() {
     let policy = Policy::new(&tree(SLOW, "", ""), &settings(), 0).expect("valid");
     assert_eq!(left(&policy, 0, 4), 4);

@@ -404,7 +404,8 @@ impl<'c, 'a> Chain<'c, 'a> {
                 Control::Quota(quota) => quota.put_back(Tag(before as u16), self.cost),
                 Control::Each { each, limit, terms } => {
                     if let Some(subject) = self.subject(*each, *limit) {
-                        self.snapshot.dynamic.put_back(subject, *terms, self.cost, now, before);
+                        let key = (*limit, subject);
+                        self.snapshot.dynamic.put_back(key, *terms, self.cost, now, before);
                     }
                 }
             }

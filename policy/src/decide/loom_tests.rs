@@ -82,7 +82,7 @@ fn spent(snapshot: &Snapshot) -> [u64; 3] {
     let tenant = snapshot.tenant("guaranteed").expect("a tenant");
     let mut spent = tenant.chain.iter().map(|slot| {
         let (bucket, terms) = slot.bucket().expect("a rate limit");
-        bucket.ahead_ns(Nanos(0)) / terms.interval_ns
+        bucket.debt(terms, Nanos(0)).ahead_ns / terms.interval_ns
     });
     [(); 3].map(|()| spent.next().expect("three slots"))
 }
