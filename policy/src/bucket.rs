@@ -15,6 +15,12 @@
 //! back; so the word is never further ahead than the burst and theirs. What is admitted in a span
 //! is what came back in it and at most what the word is ahead at its end.
 //!
+//! A take that was not forced leaves the word at most the burst ahead, so tokens that a refusal could
+//! not put back ([`put_back`](Bucket::put_back)) are never more than the burst. To keep the bound for
+//! forced ones, they are taken when nothing of their request can be refused any more. Only a reload
+//! that seals a bucket of the chain at that very moment undoes them: each reload leaves behind at
+//! most what is in flight then.
+//!
 //! When a reload changes a limit's rate or burst, the new bucket takes over what the old one
 //! had spent, in tokens (**P3**). The old word is sealed in the same step, so no take can slip
 //! in between; whoever meets a sealed bucket holds an old snapshot and asks the new one. What was

@@ -2,7 +2,8 @@
 //!
 //! A guarantee that has tokens secures the limits it is of: they are debited without being asked.
 //! One that has none is not debited, and they are asked like any other: that is borrowing what
-//! siblings leave. Either way every debit is undone when the chain is refused.
+//! siblings leave. What is secured is debited last, when every level that may refuse has granted: so
+//! a refusal never leaves a debit behind where a limit is no bound to it.
 //!
 //! What a quota lets pass beyond its limit is counted once the whole chain has admitted. New members
 //! of distinct meters are let in then, too, all under locks taken before the second walk
@@ -170,8 +171,11 @@ impl<'c, 'a> Chain<'c, 'a> {
                 Step::UsedUp(exhausted) => refusals.add_quota(index, &exhausted, self.call),
                 Step::Sealed => return Err(Walk::Stale),
                 Step::Newcomer => newcomers |= 1 << index,
-                Step::Granted { .. } | Step::Entered | Step::Exempt => {}
-                Step::Billed | Step::Throttled { .. } => {}
+                Step::Granted { .. }
+                | Step::Entered
+                | Step::Exempt
+                | Step::Billed
+                | Step::Throttled { .. } => {}
             }
         }
         refusals.finish().map_or(Ok(newcomers), |reason| Err(Walk::Refused(reason)))
@@ -183,26 +187,25 @@ impl<'c, 'a> Chain<'c, 'a> {
         let mut taken = 0_u64;
         let mut entered = 0_u64;
         let (mut billed, mut throttled) = (0_u64, 0_u64);
-        let mut secured = Secured::default();
-        let mut nearest: Option<(u8, u64)> = None;
+        let (mut secured, mut last) = (Secured::default(), 0_u64);
+        let mut nearest = Nearest::default();
         for (index, slot) in self.slots() {
             if slot.is_distinct() && newcomers >> index & 1 == 0 {
                 continue;
             }
+            if GUARANTEES && secured.has(index) {
+                last |= 1 << index;
+                continue;
+            }
             let mut refusals = Refusals::default();
-            match self.step(slot, false, GUARANTEES && secured.has(index)) {
+            match self.step(slot, false, false) {
                 Step::Granted { before: word, remaining } => {
                     before[index as usize] = word;
                     taken |= 1 << index;
-                    let left = if GUARANTEES {
-                        secured.granted(index, slot, remaining)
-                    } else {
-                        Some(remaining)
-                    };
-                    if let Some(left) = left
-                        && nearest.is_none_or(|(_, least)| left < least)
-                    {
-                        nearest = Some((index, left));
+                    if !GUARANTEES {
+                        nearest.note(index, remaining);
+                    } else if let Some(left) = secured.granted(index, slot, remaining) {
+                        nearest.note(index, left);
                     }
                     continue;
                 }
@@ -213,9 +216,7 @@ impl<'c, 'a> Chain<'c, 'a> {
                 Step::Throttled { before: word, remaining } => {
                     before[index as usize] = word;
                     throttled |= 1 << index;
-                    if nearest.is_none_or(|(_, least)| remaining < least) {
-                        nearest = Some((index, remaining));
-                    }
+                    nearest.note(index, remaining);
                     continue;
                 }
                 Step::Billed => {
@@ -234,10 +235,30 @@ impl<'c, 'a> Chain<'c, 'a> {
             self.put_back(taken | entered, throttled, &before);
             return refusals.finish().map_or(Walk::Stale, Walk::Refused);
         }
+        if GUARANTEES {
+            // Nothing that is secured refuses; but a reload may have sealed it just now.
+            for (index, slot) in self.slots().filter(|(index, _)| last >> index & 1 == 1) {
+                match self.step(slot, false, true) {
+                    Step::Granted { before: word, remaining } => {
+                        before[index as usize] = word;
+                        taken |= 1 << index;
+                        if let Some(left) = secured.granted(index, slot, remaining) {
+                            nearest.note(index, left);
+                        }
+                    }
+                    Step::Sealed => {
+                        self.put_back(taken | entered, throttled, &before);
+                        return Walk::Stale;
+                    }
+                    // A guarantee of a limit that is not on this chain.
+                    _ => {}
+                }
+            }
+        }
         if billed | throttled != 0 {
             self.count_beyond(billed | throttled);
         }
-        Walk::Admitted { entered, nearest, throttled, new: 0 }
+        Walk::Admitted { entered, nearest: nearest.0, throttled, new: 0 }
     }
 
     /// Counts the cost at quotas that did not debit it.
@@ -422,6 +443,18 @@ pub(super) fn leave(snapshot: &Snapshot, caller: Caller, entered: u64) {
             && let Control::Gauge { gauge, .. } = &slot.control
         {
             gauge.leave();
+        }
+    }
+}
+
+/// The slot with the least left, the narrowest of several.
+#[derive(Default)]
+struct Nearest(Option<(u8, u64)>);
+
+impl Nearest {
+    fn note(&mut self, index: u8, left: u64) {
+        if self.0.is_none_or(|(at, least)| (left, index) < (least, at)) {
+            self.0 = Some((index, left));
         }
     }
 }
