@@ -17,12 +17,11 @@ use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 
-use crate::dates::Utc;
 use crate::diagnostics::{Diagnostics, Findings};
-use crate::documents::{self, Located, Source, Text};
+use crate::documents::{self, Source};
 use crate::dynamic::DynamicBuckets;
 use crate::quota::Memory;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Changes, Snapshot};
 use index::Broken;
 use limits::Limits;
 use quotas::Quotas;
@@ -33,9 +32,8 @@ use quotas::Quotas;
 /// Bucket state is taken over from `previous` by tenant (or key) and limit name. Quotas count in
 /// `memory`; without it the snapshot can only be judged.
 ///
-/// Nothing that these documents name may turn out wrong at its instant, when nobody looks. Where
-/// limits or grants lean on a plan, they are therefore resolved for the instants at which another
-/// plan takes its place as well: the next [`FORESEEN`] of them.
+/// Nothing that these documents name may turn out wrong at an instant to come, when nobody looks:
+/// what depends on one is judged for every one of them.
 pub(crate) fn build(
     sources: &[Source],
     at_us: i64,
@@ -43,33 +41,6 @@ pub(crate) fn build(
     dynamic: &Arc<DynamicBuckets>,
     memory: Option<&dyn Memory>,
 ) -> Result<Snapshot, Diagnostics> {
-    let (snapshot, mut doubtful_us) = resolve(sources, at_us, previous, dynamic)?;
-    doubtful_us.sort_unstable();
-    doubtful_us.dedup();
-    for later_us in doubtful_us.into_iter().take(FORESEEN) {
-        resolve(sources, later_us, None, dynamic).map_err(|mut found| {
-            for diagnostic in &mut found.0 {
-                diagnostic.message.push_str(&format!(" (from {} on)", Utc(later_us)));
-            }
-            found
-        })?;
-    }
-    if let Some(memory) = memory {
-        quotas::settle(&snapshot, previous, memory);
-    }
-    Ok(snapshot)
-}
-
-/// Instants to come for which documents are resolved beforehand.
-const FORESEEN: usize = 32;
-
-/// As [`build`], for the one instant; with the later ones at which something may not resolve.
-fn resolve(
-    sources: &[Source],
-    at_us: i64,
-    previous: Option<&Snapshot>,
-    dynamic: &Arc<DynamicBuckets>,
-) -> Result<(Snapshot, Vec<i64>), Diagnostics> {
     let mut findings = Findings::default();
     let documents = documents::read(sources, &mut findings);
     let broken = Broken::new(&documents.broken);
@@ -79,7 +50,6 @@ fn resolve(
         &documents.apps,
         &documents.plans,
         &documents.addons,
-        at_us,
         &broken,
         &mut findings,
     );
@@ -97,29 +67,21 @@ fn resolve(
     let plan_limits = limits.of_plans(&documents.plans, &mut findings);
     let mut quotas = Quotas::new(previous, &meters, &documents.grants);
     quotas.read_plans(&documents.plans, &mut limits.labels, &broken, &mut findings);
-    let tenants = tenants::build(
-        &documents.tenants,
-        &documents.changes,
-        at_us,
-        &plan_limits,
-        &mut limits,
-        &mut quotas,
-        &broken,
-        &mut findings,
-    );
-    let keys = keys::build(&documents.keys, &tenants, &mut limits, &broken, &mut findings);
-    let is_there = |tenant: &Located<Text<'_>>, findings: &mut Findings| {
-        let key = || format!("grant.{}.tenant", tenant.value);
-        tenants.ids.refer(tenant, key, &broken, findings).is_some()
+    let docs = tenants::Docs {
+        tenants: &documents.tenants,
+        changes: &documents.changes,
+        grants: &documents.grants,
     };
-    quotas.finish(is_there, &mut findings);
+    let tenants =
+        tenants::build(&docs, at_us, &plan_limits, &mut limits, quotas, &broken, &mut findings);
+    let keys = keys::build(&documents.keys, &tenants, &mut limits, &broken, &mut findings);
     if !findings.is_empty() {
         return Err(findings.resolve(sources));
     }
     let Limits { labels, scopes, inherited, .. } = limits;
     let mut changes = tenants.changes;
     changes.extend(products.plan_ids.beginnings(&documents.plans));
-    changes.sort_by(|a, b| (a.at_us, &a.tenant).cmp(&(b.at_us, &b.tenant)));
+    let changes = Changes::new(changes, |id| tenants.ids.get(id));
     let snapshot = Snapshot {
         version: previous.map_or(1, |previous| previous.version + 1),
         keys: keys.entries,
@@ -137,6 +99,7 @@ fn resolve(
         routes: routes.routes,
         at_us,
         changes,
+        plan_versions: products.plan_ids.groups(),
         plans: products.plans,
         addons: products.addons,
         features: products.features.into_items(),
@@ -147,16 +110,10 @@ fn resolve(
         inherited,
         equipment: std::sync::OnceLock::new(),
     };
-    Ok((snapshot, if leans_on_plans(&documents) { tenants.plan_changes_us } else { Vec::new() }))
-}
-
-/// Whether a change of plan can make something wrong that was right: a share of the plan's limit, or
-/// a grant for its quota.
-fn leans_on_plans(documents: &documents::Documents<'_>) -> bool {
-    let shares = |tenant: &documents::TenantDoc<'_>| {
-        tenant.limits.iter().any(|limit| matches!(limit.kind, documents::LimitKind::Share(_)))
-    };
-    !documents.grants.is_empty() || documents.tenants.iter().any(shares)
+    if let Some(memory) = memory {
+        quotas::settle(&snapshot, previous, memory);
+    }
+    Ok(snapshot)
 }
 
 #[cfg(all(test, not(loom)))]

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use crate::calendar::Period;
 use crate::snapshot::{
-    COMPOSED, Caller, Entitlements, GrantedBy, Level, Missing, NoRoute, NotIdentified, Route,
+    COMPOSED, Caller, Figures, GrantedBy, Level, Missing, NoRoute, NotIdentified, Route,
     RouteIndex, Slot, Snapshot, Status, Tenant,
 };
 use crate::time::Nanos;
@@ -91,6 +91,7 @@ pub struct Denial {
     pub route: Option<RouteIndex>,
     /// Why.
     pub reason: Reason,
+    unix_us: i64,
 }
 
 /// Why a request is refused. Closed: it is the metric's label, and each maps to one status.
@@ -208,11 +209,11 @@ impl Snapshot {
     pub fn decide(self: &Arc<Self>, call: &Call<'_>) -> Option<Decision> {
         let caller = match self.identify(call.key) {
             Ok(caller) => caller,
-            Err(why) => return Some(self.deny(None, None, Reason::NotIdentified(why))),
+            Err(why) => return Some(self.deny(None, None, Reason::NotIdentified(why), call)),
         };
         let route = match self.route(call.host, call.path, call.method) {
             Ok(route) => route,
-            Err(why) => return Some(self.deny(Some(caller), None, Reason::NoRoute(why))),
+            Err(why) => return Some(self.deny(Some(caller), None, Reason::NoRoute(why), call)),
         };
         self.admit(caller, route, call)
     }
@@ -226,14 +227,14 @@ impl Snapshot {
     ) -> Option<Decision> {
         let tenant = &self.tenants[caller.tenant as usize];
         let rule = &self.routes[route.0 as usize];
-        let deny = |reason| Some(self.deny(Some(caller), Some(route), reason));
+        let deny = |reason| Some(self.deny(Some(caller), Some(route), reason, call));
         match tenant.status {
             Status::Active => {}
             Status::Suspended => return deny(Reason::Suspended),
             Status::Unpaid => return deny(Reason::Unpaid),
         }
         if !tenant.rights.routes.contains(route.0) {
-            return deny(match tenant.rights.missing(self, route) {
+            return deny(match tenant.rights.first_missing(rule) {
                 Missing::Grant => Reason::NotEntitled,
                 Missing::Activation => Reason::AppNotActivated,
                 Missing::Room => Reason::AppLimitExceeded,
@@ -264,8 +265,10 @@ impl Snapshot {
         caller: Option<Caller>,
         route: Option<RouteIndex>,
         reason: Reason,
+        call: &Call<'_>,
     ) -> Decision {
-        Decision::Deny(Denial { snapshot: Arc::clone(self), caller, route, reason })
+        let (snapshot, unix_us) = (Arc::clone(self), call.unix_us);
+        Decision::Deny(Denial { snapshot, caller, route, reason, unix_us })
     }
 
     fn slot(&self, caller: Caller, index: u8) -> &Slot {
@@ -406,29 +409,48 @@ impl Denial {
         self.route().map(|route| &*self.snapshot.apps[route.app as usize].id)
     }
 
-    /// The plans and add-ons that would lift the refusal, where a tenant is not entitled.
+    /// The plans and add-ons of which each by itself would lift the refusal, where a tenant is not
+    /// entitled.
     pub fn granted_by(&self) -> GrantedBy<'_> {
-        let (Some(tenant), Some(route)) = (self.tenant(), self.route) else {
-            return GrantedBy::default();
-        };
+        let known = self.entitlement();
+        known.map_or_else(GrantedBy::default, |(tenant, route)| {
+            self.snapshot.granted_by(tenant, route, self.unix_us)
+        })
+    }
+
+    /// Everything that the tenant lacks for the route, what is most basic first, where it is not
+    /// entitled.
+    pub fn missing(&self) -> Vec<Missing> {
+        let known = self.entitlement();
+        known.map_or_else(Vec::new, |(tenant, route)| self.snapshot.missing(tenant, route))
+    }
+
+    /// Tenant and route, where the tenant is not entitled to it.
+    fn entitlement(&self) -> Option<(&Tenant, RouteIndex)> {
         match self.reason {
-            Reason::NotEntitled => self.snapshot.grant_app(route),
-            Reason::AppLimitExceeded => self.snapshot.grant_room(&tenant.rights, route),
-            Reason::ApiTierTooLow => self.snapshot.grant_tier(route),
-            Reason::FeatureNotIncluded => self.snapshot.grant_feature(route),
+            Reason::NotEntitled
+            | Reason::AppNotActivated
+            | Reason::AppLimitExceeded
+            | Reason::ApiTierTooLow
+            | Reason::FeatureNotIncluded => self.tenant().zip(self.route),
             Reason::NotIdentified(_)
             | Reason::NoRoute(_)
             | Reason::Suspended
             | Reason::Unpaid
-            | Reason::AppNotActivated
             | Reason::Limited(_)
-            | Reason::QuotaExhausted(_) => GrantedBy::default(),
+            | Reason::QuotaExhausted(_) => None,
         }
     }
 
-    /// What the tenant is entitled to, where it is known.
-    pub fn entitlements(&self) -> Option<Entitlements<'_>> {
-        self.tenant().map(|tenant| self.snapshot.entitlements_of(tenant))
+    /// The figures of the tenant's plan and contract, where it is known.
+    pub fn figures(&self) -> Option<Figures> {
+        self.tenant().map(|tenant| tenant.rights.figures)
+    }
+
+    /// The ids of the apps that the tenant has activated, in order.
+    pub fn activated(&self) -> impl Iterator<Item = &str> {
+        let apps = self.tenant().into_iter().flat_map(|tenant| self.snapshot.activated_by(tenant));
+        apps.map(|activated| &*activated.app.id)
     }
 
     /// The feature that the route needs.

@@ -47,7 +47,7 @@ impl fmt::Display for Diagnostics {
 impl std::error::Error for Diagnostics {}
 
 /// A place in a set of documents: which one, and the byte in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Place {
     pub(crate) file: u32,
     pub(crate) byte: u32,
@@ -81,6 +81,19 @@ impl Findings {
     ) {
         let (key, message) = (key.into(), message.into());
         self.0.push(Finding { place, key, message, other: Some(other) });
+    }
+
+    /// Keeps those at places that `keep` wants.
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut(Place) -> bool) {
+        self.0.retain(|finding| keep(finding.place));
+    }
+
+    /// Adds those of `other`, each with something more to say.
+    pub(crate) fn extend(&mut self, other: Findings, more: &str) {
+        self.0.extend(other.0.into_iter().map(|mut finding| {
+            finding.message.push_str(more);
+            finding
+        }));
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -15,8 +15,8 @@ mod share;
 mod tree;
 
 use crate::diagnostics::{Findings, Place};
-pub(crate) use contract::{ChangeAt, ChangeDoc, Overrides};
-pub(crate) use fields::{Amount, Located, Text};
+pub(crate) use contract::{ChangeAt, ChangeDoc, Overrides, OwnFigures};
+pub(crate) use fields::{Amount, Count, Located, Text};
 use fields::{Fields, Scope};
 pub use kinds::is_reserved_path;
 pub(crate) use kinds::{

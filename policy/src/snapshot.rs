@@ -4,7 +4,10 @@
 //! by one look-up, a tenant holds the whole chain of its limits from its own up to its
 //! holding's and its plan's. Bucket state is shared with the snapshots before and after.
 
+mod changes;
+mod entitlements;
 mod guarantee;
+mod offers;
 mod rights;
 mod routes;
 mod scope;
@@ -14,14 +17,19 @@ use std::sync::{Arc, OnceLock};
 
 use hashbrown::HashTable;
 
+pub use changes::Change;
+pub(crate) use changes::Changes;
+pub use entitlements::{Activated, Entitlements};
 pub(crate) use guarantee::{GUARANTEE, Guarantee};
-pub use rights::{Activated, Addon, Change, Entitlements, Figures, GrantedBy};
-pub(crate) use rights::{Missing, Rights};
+pub use offers::GrantedBy;
+pub(crate) use rights::{Contract, Rights, Shelf, instead};
+pub use rights::{Figures, Missing};
 pub use routes::{NoRoute, RouteIndex};
 pub(crate) use routes::{RouteTable, RouteTableBuilder};
 
 use crate::bucket::{Bucket, Terms};
 use crate::calendar::Calendar;
+use crate::dates::When;
 use crate::documents::Each;
 use crate::dynamic::DynamicBuckets;
 use crate::gauge::Gauge;
@@ -92,7 +100,7 @@ impl Status {
 }
 
 /// When support answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SupportLevel {
     /// Eight hours, five days.
     Basic,
@@ -142,8 +150,10 @@ pub struct Plan {
     pub id: Box<str>,
     /// Which version of it.
     pub version: u32,
-    /// Whether it is what somebody would get who came onto the plan now.
-    pub is_offered: bool,
+    /// Whether those who are not on it are told of it.
+    pub public: bool,
+    /// From when on it is offered, in each tenant's zone. `None`: since ever.
+    pub(crate) from: Option<When>,
     /// What it costs, where that is said.
     pub price: Option<Price>,
     /// Its name for people.
@@ -159,6 +169,37 @@ pub struct Plan {
     /// API tier.
     pub api_tier: ApiTier,
     pub(crate) apps: BitSet,
+    /// The same, in the order in which they are activated by themselves.
+    pub(crate) app_order: Vec<u32>,
+    pub(crate) features: BitSet,
+}
+
+impl Plan {
+    pub(crate) fn figures(&self) -> Figures {
+        Figures {
+            users: self.users,
+            app_count: self.app_count,
+            storage_gb: self.storage_gb,
+            api_tier: self.api_tier,
+            support: self.support,
+        }
+    }
+}
+
+/// An add-on as sold.
+#[derive(Debug)]
+pub struct Addon {
+    /// Its id.
+    pub id: Box<str>,
+    /// Its name for people.
+    pub title: Box<str>,
+    /// What it costs, where that is said.
+    pub price: Option<Price>,
+    /// Support hours at the least, where that is said.
+    pub support: Option<SupportLevel>,
+    pub(crate) apps: BitSet,
+    /// As in [`Plan`].
+    pub(crate) app_order: Vec<u32>,
     pub(crate) features: BitSet,
 }
 
@@ -272,6 +313,8 @@ pub struct Tenant {
     /// The widest of its own status and its ancestors'.
     pub status: Status,
     pub(crate) rights: Arc<Rights>,
+    /// Whether they are just those of the tenant above.
+    pub(crate) inherits: bool,
     /// End of the trial it is on, unix microseconds.
     pub(crate) trial_until_us: Option<i64>,
     pub(crate) chain: Box<[Slot]>,
@@ -378,6 +421,14 @@ impl BitSet {
     }
 }
 
+impl FromIterator<u32> for BitSet {
+    fn from_iter<I: IntoIterator<Item = u32>>(indices: I) -> BitSet {
+        let mut set = BitSet::default();
+        indices.into_iter().for_each(|index| set.insert(index));
+        set
+    }
+}
+
 /// An immutable catalogue. Cheap to share, never changed; bucket state lives beside it.
 pub struct Snapshot {
     pub(crate) version: u64,
@@ -388,9 +439,10 @@ pub struct Snapshot {
     pub(crate) hasher: foldhash::fast::FixedState,
     /// The instant it was made for, unix microseconds.
     pub(crate) at_us: i64,
-    /// In order of their instants.
-    pub(crate) changes: Vec<Change>,
+    pub(crate) changes: Changes,
     pub(crate) plans: Vec<Plan>,
+    /// The places of the versions of each plan.
+    pub(crate) plan_versions: Vec<Box<[u32]>>,
     pub(crate) addons: Vec<Addon>,
     /// Names of features.
     pub(crate) features: Vec<Box<str>>,

@@ -152,7 +152,7 @@ async fn the_app_after_the_last_that_fits_is_refused_and_no_other() {
         assert_eq!(bench.get(path).await.0, StatusCode::OK, "{path}");
     }
     let detail = "`acme` may use 2 apps on the plan `small`, and `crm` was activated after them. \
-                  Give up another one, or change to a plan with more: plan big, plan all.";
+                  Give up another one, or have more. Granted by: plan big, plan all.";
     let expected = json!({
         "type": "app-limit-exceeded", "app": "crm", "plan": "small", "detail": detail,
         "app-limit": 2, "activated": ["people", "ai", "finance", "crm"],

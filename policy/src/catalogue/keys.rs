@@ -72,7 +72,8 @@ fn own_slots(
     limits: &mut Limits<'_>,
     findings: &mut Findings,
 ) -> Box<[Slot]> {
-    let resolved = limits.resolve(&doc.limits, Level::Key, &format!("key.{id}"), None, findings);
+    let resolved =
+        limits.resolve(&doc.limits, Level::Key.into(), &format!("key.{id}"), None, findings);
     let before: Vec<&Slot> = match limits.previous {
         Some(previous) => previous
             .key_position(id)

@@ -7,6 +7,8 @@
 //! rounded up, so that shares whose rates add up to no more than the limit's do so to the
 //! nanosecond: the bound proved in [`bucket`](crate::bucket) rests on it.
 
+mod ahead;
+
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
@@ -14,7 +16,8 @@ use super::index::Interner;
 use crate::bucket::Terms;
 use crate::diagnostics::{Findings, Place};
 use crate::documents::{Amount, LimitDoc, Share, Written, period, refills};
-use crate::snapshot::{Control, Label, Slot};
+use crate::snapshot::{Control, Label, Level, Slot};
+pub(super) use ahead::{Ahead, Then};
 
 const DAY_NS: u64 = 86_400_000_000_000;
 /// Millionths of a token.
@@ -87,6 +90,43 @@ struct Whole {
 pub(super) struct Shares {
     /// By the tenant a limit stands at, and its label.
     wholes: HashMap<(u32, u32), Whole, FixedState>,
+    /// In the order of the tree: those above come first.
+    made: Vec<Made>,
+}
+
+/// A share.
+struct Made {
+    tenant: u32,
+    /// Its place among the tenant's limits, and its label.
+    limit: usize,
+    label: u32,
+    /// The tenant at which the limit stands that it is of, and that limit's label.
+    of: (u32, u32),
+    /// Whether that is a plan's.
+    is_of_plan: bool,
+}
+
+/// Why a limit has no shares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NotShared {
+    /// It bounds requests in flight.
+    InFlight,
+    /// It is one bucket for each of something.
+    ForEach,
+}
+
+impl NotShared {
+    fn message(self, name: &str) -> String {
+        match self {
+            NotShared::InFlight => format!(
+                "`{name}` above bounds requests in flight: a concurrency limit has no guarantee and \
+                 no ceiling"
+            ),
+            NotShared::ForEach => {
+                format!("`{name}` above is one limit for each of something: it has no shares")
+            }
+        }
+    }
 }
 
 /// The limits a tenant's shares may be of.
@@ -112,12 +152,13 @@ pub(super) struct Split {
 }
 
 impl Above<'_> {
-    /// Splits a share; what is wrong with it becomes a finding at `at`.
+    /// Splits a share, which has this place among the tenant's limits and this label; what is wrong
+    /// with it becomes a finding at `at`.
     pub(super) fn split(
         &mut self,
         doc: &LimitDoc<'_>,
         share: Share,
-        label: u32,
+        (limit, label): (usize, u32),
         labels: &Interner<Label>,
         at: &str,
         findings: &mut Findings,
@@ -129,26 +170,34 @@ impl Above<'_> {
         });
         let Some(position) = position else {
             if !self.in_doubt {
-                let message = format!("no tenant above has a limit `{name}` to share");
-                findings.add(doc.name.place, key("name"), message);
+                findings.add(doc.name.place, key("name"), nothing_to_share(name));
             }
             return None;
         };
         let slot = &self.slots[position];
-        let Control::Bucket { terms, .. } = &slot.control else {
-            let message =
-                format!("`{name}` above is concurrent or for each of something: it has no shares");
-            findings.add(doc.name.place, key("name"), message);
-            return None;
+        let terms = match &slot.control {
+            Control::Bucket { terms, .. } => terms,
+            other => {
+                let in_flight = matches!(other, Control::Gauge { .. });
+                let why = if in_flight { NotShared::InFlight } else { NotShared::ForEach };
+                findings.add(doc.name.place, key("name"), why.message(name));
+                return None;
+            }
         };
-        let whole = self.shares.wholes.entry((slot.owner, slot.label)).or_insert_with(|| {
-            let written = (self.written)(slot, labels.get(slot.label));
-            let held = Held { rate: Rate::new(written), terms: *terms };
-            Whole::new(held, held, written.per_ns)
-        });
+        let whole =
+            self.shares.wholes.entry((slot.owner, slot.label)).or_insert_with(|| {
+                Whole::plain((self.written)(slot, labels.get(slot.label)), *terms)
+            });
         let (guarantee, ceiling) = whole.share(share, &key, findings)?;
         let own = Whole::new(ceiling, guarantee, share.per_ns.unwrap_or(whole.per_ns));
         self.shares.wholes.insert((self.tenant, label), own);
+        self.shares.made.push(Made {
+            tenant: self.tenant,
+            limit,
+            label,
+            of: (slot.owner, slot.label),
+            is_of_plan: slot.level == Level::Plan,
+        });
         Some(Split {
             guarantee: guarantee.terms,
             ceiling: ceiling.terms,
@@ -158,7 +207,17 @@ impl Above<'_> {
     }
 }
 
+fn nothing_to_share(name: &str) -> String {
+    format!("no tenant above has a limit `{name}` to share")
+}
+
 impl Whole {
+    /// A limit that is no share itself.
+    fn plain(written: Written, terms: Terms) -> Whole {
+        let held = Held { rate: Rate::new(written), terms };
+        Whole::new(held, held, written.per_ns)
+    }
+
     fn new(ceiling: Held, guarantee: Held, per_ns: u64) -> Whole {
         Whole { ceiling, guarantee, per_ns, given: Rate { micro_per_day: 0 }, last: None }
     }
@@ -205,21 +264,23 @@ impl Whole {
         };
         Some((guaranteed, ceiling))
     }
+
+    /// More guaranteed of it than it has is a finding.
+    fn check(self, name: impl FnOnce() -> String, findings: &mut Findings) {
+        let Whole { guarantee, given, per_ns, last: Some((place, key)), .. } = self else { return };
+        if given > guarantee.rate {
+            let (sum, there) = (given.show(per_ns), guarantee.rate.show(per_ns));
+            let message = format!("the guarantees of {} add up to {sum}; it has {there}", name());
+            findings.add(place, key, message);
+        }
+    }
 }
 
 impl Shares {
     /// Limits of which more is guaranteed than they have.
-    pub(super) fn finish(self, name: &dyn Fn(u32, u32) -> String, findings: &mut Findings) {
-        for ((owner, label), whole) in self.wholes {
-            let Whole { guarantee, given, per_ns, last: Some((place, key)), .. } = whole else {
-                continue;
-            };
-            if given > guarantee.rate {
-                let (sum, there) = (given.show(per_ns), guarantee.rate.show(per_ns));
-                let name = name(owner, label);
-                let message = format!("the guarantees of {name} add up to {sum}; it has {there}");
-                findings.add(place, key, message);
-            }
+    pub(super) fn check(&mut self, name: &dyn Fn(u32, u32) -> String, findings: &mut Findings) {
+        for ((owner, label), whole) in self.wholes.drain() {
+            whole.check(|| name(owner, label), findings);
         }
     }
 }

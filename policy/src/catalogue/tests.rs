@@ -110,6 +110,21 @@ parent = "nobody"
 }
 
 #[test]
+fn a_flood_of_wrong_references_has_a_few_hints_and_no_end_of_time() {
+    let mut text = String::from("[[plan]]\nid = \"p\"\n");
+    for index in 0..10_000 {
+        text += &format!("[[tenant]]\nid = \"tenant-{index}\"\nplan = \"p\"\n");
+        text +=
+            &format!("[[change]]\ntenant = \"tenamt-{index}\"\nat = \"2030-01-01\"\naddons = []\n");
+    }
+    let found = check(&sources(&[("t.toml", &text)]), 0).err().expect("refused").0;
+    assert_eq!(found.len(), 10_000);
+    let hints: Vec<_> = found.iter().filter(|one| one.message.contains("did you mean")).collect();
+    assert_eq!(hints.len(), 10, "of 100 000 comparisons");
+    assert!(hints[0].message.ends_with("`tenamt-0`; did you mean `tenant-0`?"), "{}", hints[0]);
+}
+
+#[test]
 fn an_empty_policy_is_valid_and_identifies_nobody() {
     let summary = Summary::of(&check(&[], 0).expect("valid"));
     assert_eq!(summary.tenants, 0);

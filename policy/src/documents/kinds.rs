@@ -25,13 +25,15 @@ pub(crate) struct PlanDoc<'i> {
     /// From when on it is offered. `None`: since ever.
     pub(crate) from: Option<Located<When>>,
     pub(crate) features: Vec<Located<Text<'i>>>,
+    /// Whether those who are not on it are told of it.
+    pub(crate) public: bool,
     pub(crate) price: Option<Price>,
     pub(crate) limits: Vec<LimitDoc<'i>>,
     pub(crate) quotas: Vec<QuotaDoc<'i>>,
 }
 
 pub(super) const MAX_COUNT: u64 = 1 << 40;
-const SUPPORT: &[(&str, SupportLevel)] = &[
+pub(super) const SUPPORT: &[(&str, SupportLevel)] = &[
     ("8/5", SupportLevel::Basic),
     ("12/7", SupportLevel::Premium),
     ("24/7", SupportLevel::Enterprise),
@@ -39,7 +41,7 @@ const SUPPORT: &[(&str, SupportLevel)] = &[
 pub(super) const TIERS: &[(&str, ApiTier)] =
     &[("basic", ApiTier::Basic), ("complete", ApiTier::Complete), ("premium", ApiTier::Premium)];
 
-fn limits<'i>(fields: &mut Fields<'_, 'i, '_>) -> Vec<LimitDoc<'i>> {
+pub(super) fn limits<'i>(fields: &mut Fields<'_, 'i, '_>) -> Vec<LimitDoc<'i>> {
     fields.tables("limits", LimitDoc::read).map_or_else(Vec::new, |limits| limits.value)
 }
 
@@ -59,6 +61,7 @@ impl<'i> PlanDoc<'i> {
         });
         let from = when(&mut fields, "from");
         let features = fields.texts("features").unwrap_or_default();
+        let public = fields.boolean("public").unwrap_or(true);
         let price = price(&mut fields);
         let limits = limits(&mut fields);
         let quotas = quotas(&mut fields);
@@ -76,6 +79,7 @@ impl<'i> PlanDoc<'i> {
             version,
             from,
             features,
+            public,
             price,
             limits,
             quotas,
@@ -89,6 +93,8 @@ pub(crate) struct AddonDoc<'i> {
     pub(crate) title: Option<Text<'i>>,
     pub(crate) apps: Vec<Located<Text<'i>>>,
     pub(crate) features: Vec<Located<Text<'i>>>,
+    /// Support at the least.
+    pub(crate) support: Option<SupportLevel>,
     pub(crate) price: Option<Price>,
 }
 
@@ -98,10 +104,11 @@ impl<'i> AddonDoc<'i> {
         let title = fields.text("title").map(|title| title.value);
         let apps = fields.texts("apps").unwrap_or_default();
         let features = fields.texts("features").unwrap_or_default();
+        let support = fields.word("support", SUPPORT).map(|support| support.value);
         let price = price(&mut fields);
         fields.finish();
         let id = id?;
-        Some(AddonDoc { id, title, apps, features, price })
+        Some(AddonDoc { id, title, apps, features, support, price })
     }
 }
 

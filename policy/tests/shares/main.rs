@@ -2,7 +2,9 @@
 #![allow(clippy::print_stdout, reason = "random tests print their seed")]
 
 mod admission;
+mod ahead;
 mod concurrent;
+mod deep;
 mod documents;
 mod fairness;
 mod model;
