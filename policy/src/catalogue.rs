@@ -42,47 +42,76 @@ pub(crate) fn build(
     memory: Option<&dyn Memory>,
 ) -> Result<Snapshot, Diagnostics> {
     let mut findings = Findings::default();
-    let documents = documents::read(sources, &mut findings);
+    let snapshot = resolve(sources, at_us, previous, dynamic, &mut findings);
+    let snapshot = snapshot.ok_or_else(|| findings.resolve(sources))?;
+    if let Some(memory) = memory {
+        quotas::settle(&snapshot, previous, memory);
+    }
+    Ok(snapshot)
+}
+
+/// Judges `sources` as [`build`] does, and says what is no mistake, and perhaps not meant.
+pub(crate) fn review(
+    sources: &[Source],
+    at_us: i64,
+    dynamic: &Arc<DynamicBuckets>,
+) -> Result<(Snapshot, Diagnostics), Diagnostics> {
+    let mut findings = Findings::with_doubts();
+    match resolve(sources, at_us, None, dynamic, &mut findings) {
+        Some(snapshot) => Ok((snapshot, findings.doubts(sources))),
+        None => Err(findings.resolve(sources)),
+    }
+}
+
+/// `None`: there are findings.
+fn resolve(
+    sources: &[Source],
+    at_us: i64,
+    previous: Option<&Snapshot>,
+    dynamic: &Arc<DynamicBuckets>,
+    findings: &mut Findings,
+) -> Option<Snapshot> {
+    let documents = documents::read(sources, findings);
     let broken = Broken::new(&documents.broken);
 
-    let upstreams = edges::Upstreams::build(&documents.upstreams, &mut findings);
+    let upstreams = edges::Upstreams::build(&documents.upstreams, findings);
     let products = products::Products::build(
         &documents.apps,
         &documents.plans,
         &documents.addons,
         &broken,
-        &mut findings,
+        findings,
     );
     let mut routes =
-        edges::Routes::build(&documents.routes, &products, &upstreams, &broken, &mut findings);
+        edges::Routes::build(&documents.routes, &products, &upstreams, &broken, findings);
     let meters = meters::Meters::build(
         &documents.meters,
         &documents.routes,
         &products,
         &mut routes,
         &broken,
-        &mut findings,
+        findings,
     );
     let mut limits = Limits::new(previous, &products, &routes, &broken);
-    let plan_limits = limits.of_plans(&documents.plans, &mut findings);
+    let plan_limits = limits.of_plans(&documents.plans, findings);
     let mut quotas = Quotas::new(previous, &meters, &documents.grants);
-    quotas.read_plans(&documents.plans, &mut limits.labels, &broken, &mut findings);
+    quotas.read_plans(&documents.plans, &mut limits.labels, &broken, findings);
     let docs = tenants::Docs {
         tenants: &documents.tenants,
         changes: &documents.changes,
         grants: &documents.grants,
     };
     let tenants =
-        tenants::build(&docs, at_us, &plan_limits, &mut limits, quotas, &broken, &mut findings);
-    let keys = keys::build(&documents.keys, &tenants, &mut limits, &broken, &mut findings);
+        tenants::build(&docs, at_us, &plan_limits, &mut limits, quotas, &broken, findings);
+    let keys = keys::build(&documents.keys, &tenants, &mut limits, &broken, findings);
     if !findings.is_empty() {
-        return Err(findings.resolve(sources));
+        return None;
     }
     let Limits { labels, scopes, inherited, .. } = limits;
     let mut changes = tenants.changes;
     changes.extend(products.plan_ids.beginnings(&documents.plans));
     let changes = Changes::new(changes, |id| tenants.ids.get(id));
-    let snapshot = Snapshot {
+    Some(Snapshot {
         version: previous.map_or(1, |previous| previous.version + 1),
         keys: keys.entries,
         key_index: keys.index,
@@ -109,11 +138,7 @@ pub(crate) fn build(
         members: dynamic.members(),
         inherited,
         equipment: std::sync::OnceLock::new(),
-    };
-    if let Some(memory) = memory {
-        quotas::settle(&snapshot, previous, memory);
-    }
-    Ok(snapshot)
+    })
 }
 
 #[cfg(all(test, not(loom)))]

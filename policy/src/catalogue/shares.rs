@@ -25,12 +25,14 @@ const MICRO: u128 = 1_000_000;
 
 /// A rate as written.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Rate {
+pub(super) struct Rate {
     micro_per_day: u128,
 }
 
 impl Rate {
-    fn new(Written { tokens, per_ns }: Written) -> Rate {
+    pub(super) const NONE: Rate = Rate { micro_per_day: 0 };
+
+    pub(super) fn new(Written { tokens, per_ns }: Written) -> Rate {
         Rate { micro_per_day: u128::from(tokens) * u128::from(DAY_NS / per_ns) * MICRO }
     }
 
@@ -44,8 +46,12 @@ impl Rate {
         }
     }
 
+    pub(super) fn plus(self, other: Rate) -> Rate {
+        Rate { micro_per_day: self.micro_per_day + other.micro_per_day }
+    }
+
     /// `130 per second`, exact to a millionth.
-    fn show(self, per_ns: u64) -> String {
+    pub(super) fn show(self, per_ns: u64) -> String {
         let micro = self.micro_per_day * u128::from(per_ns) / u128::from(DAY_NS);
         let number = format!("{}.{:06}", micro / MICRO, micro % MICRO);
         let number = number.trim_end_matches('0').trim_end_matches('.');
@@ -55,9 +61,9 @@ impl Rate {
 
 /// A rate and what a bucket is held to by it.
 #[derive(Clone, Copy)]
-struct Held {
-    rate: Rate,
-    terms: Terms,
+pub(super) struct Held {
+    pub(super) rate: Rate,
+    pub(super) terms: Terms,
 }
 
 impl Held {
@@ -91,19 +97,23 @@ pub(super) struct Shares {
     /// By the tenant a limit stands at, and its label.
     wholes: HashMap<(u32, u32), Whole, FixedState>,
     /// In the order of the tree: those above come first.
-    made: Vec<Made>,
+    pub(super) made: Vec<Made>,
 }
 
 /// A share.
-struct Made {
-    tenant: u32,
+pub(super) struct Made {
+    pub(super) tenant: u32,
     /// Its place among the tenant's limits, and its label.
-    limit: usize,
-    label: u32,
+    pub(super) limit: usize,
+    pub(super) label: u32,
     /// The tenant at which the limit stands that it is of, and that limit's label.
-    of: (u32, u32),
+    pub(super) of: (u32, u32),
     /// Whether that is a plan's.
     is_of_plan: bool,
+    pub(super) guarantee: Held,
+    pub(super) ceiling: Held,
+    pub(super) scope: u32,
+    pub(super) per_ns: u64,
 }
 
 /// Why a limit has no shares.
@@ -189,14 +199,18 @@ impl Above<'_> {
                 Whole::plain((self.written)(slot, labels.get(slot.label)), *terms)
             });
         let (guarantee, ceiling) = whole.share(share, &key, findings)?;
-        let own = Whole::new(ceiling, guarantee, share.per_ns.unwrap_or(whole.per_ns));
-        self.shares.wholes.insert((self.tenant, label), own);
+        let per_ns = share.per_ns.unwrap_or(whole.per_ns);
+        self.shares.wholes.insert((self.tenant, label), Whole::new(ceiling, guarantee, per_ns));
         self.shares.made.push(Made {
             tenant: self.tenant,
             limit,
             label,
             of: (slot.owner, slot.label),
             is_of_plan: slot.level == Level::Plan,
+            guarantee,
+            ceiling,
+            scope: slot.scope,
+            per_ns,
         });
         Some(Split {
             guarantee: guarantee.terms,
@@ -219,7 +233,7 @@ impl Whole {
     }
 
     fn new(ceiling: Held, guarantee: Held, per_ns: u64) -> Whole {
-        Whole { ceiling, guarantee, per_ns, given: Rate { micro_per_day: 0 }, last: None }
+        Whole { ceiling, guarantee, per_ns, given: Rate::NONE, last: None }
     }
 
     /// Guarantee and ceiling of a share of this.
@@ -231,8 +245,7 @@ impl Whole {
     ) -> Option<(Held, Held)> {
         let per_ns = share.per_ns.unwrap_or(self.per_ns);
         let guarantee = Rate::of(share.guarantee, per_ns, self.guarantee.rate);
-        let given = self.given.micro_per_day + guarantee.micro_per_day;
-        self.given = Rate { micro_per_day: given };
+        self.given = self.given.plus(guarantee);
         if self.last.as_ref().is_none_or(|(place, _)| *place < share.guarantee_at) {
             self.last = Some((share.guarantee_at, key("guarantee")));
         }

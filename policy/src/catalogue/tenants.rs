@@ -1,5 +1,6 @@
 //! The tree of tenants: parents first, each with the whole chain of its limits.
 
+mod doubts;
 mod grow;
 mod outlook;
 mod sold;
@@ -83,6 +84,7 @@ pub(super) fn build<'d, 'i: 'd, 'b>(
         grower.grow(index);
     }
     grower.look_ahead();
+    grower.doubt_shares();
     grower.judge(docs.grants, &ids);
     let Grower { grown, policy_fields, timelines, terms, .. } = grower;
     let changes = timelines.finish();

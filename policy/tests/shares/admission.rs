@@ -8,7 +8,7 @@ use crate::model::{Held, Limit, Share, admit, assert_bound};
 use crate::{Random, decide, key, policy};
 
 const CASES: usize = 100_000;
-const REQUESTS: usize = 20;
+const REQUESTS: usize = 12;
 /// As deep as a tree may be.
 const DEPTH: usize = 8;
 const TENANTS: u64 = 10;

@@ -6,6 +6,7 @@ mod ahead;
 mod concurrent;
 mod deep;
 mod documents;
+mod doubts;
 mod fairness;
 mod model;
 mod state;

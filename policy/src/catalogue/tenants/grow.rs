@@ -28,7 +28,7 @@ pub(super) struct Grown {
     depth: usize,
     rung: Rung,
     /// What its plan, or the one above it, has.
-    plan_limits: Rc<[Resolved]>,
+    pub(super) plan_limits: Rc<[Resolved]>,
     /// The plan's slots are the last of the chain.
     plan_slots: usize,
     /// The most slots any plan of its subscription has, now or later.
