@@ -238,6 +238,12 @@ proptest! {
         let mut snapshot = first.expect("valid");
         let mut steps = 0;
         loop {
+            for tenant in &snapshot.tenants {
+                let above = |id: &str| tenant.path.split('/').any(|above| above == id);
+                let mut upcoming = snapshot.upcoming().iter();
+                let next = upcoming.find(|change| change.tenant.as_deref().is_some_and(above));
+                prop_assert_eq!(snapshot.entitlements_of(tenant).next_change, next);
+            }
             let next_us = snapshot.next_change_us();
             let end_us = next_us.unwrap_or(us("2100-01-01"));
             let from_us = snapshot.at_us();
