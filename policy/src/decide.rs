@@ -8,22 +8,26 @@
 //! No allocation, no lock (but the shard lock of per-client limits), no formatting.
 
 mod chain;
+mod denial;
 mod named;
 mod newcomers;
+mod refusals;
+mod secured;
+mod view;
 
-use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::calendar::Period;
 use crate::snapshot::{
-    COMPOSED, Caller, Figures, GrantedBy, Level, Missing, NoRoute, NotIdentified, Route,
-    RouteIndex, Slot, Snapshot, Status, Tenant,
+    COMPOSED, Caller, Missing, NoRoute, NotIdentified, Route, RouteIndex, Slot, Snapshot, Status,
+    Tenant,
 };
 use crate::time::Nanos;
 use chain::{Chain, Walk};
+pub use denial::Denial;
 pub use named::MemberOf;
 use named::Named;
+pub use view::{LimitView, PolicyItem};
 
 /// More limits than this on one chain are refused at validation.
 pub(crate) const MAX_CHAIN: usize = 64;
@@ -79,18 +83,6 @@ pub struct Permit {
     route: RouteIndex,
     entered: u64,
     named: Named,
-    unix_us: i64,
-}
-
-/// A refused request.
-pub struct Denial {
-    snapshot: Arc<Snapshot>,
-    /// Whose request it was, where that is known.
-    pub caller: Option<Caller>,
-    /// Its route, where that is known.
-    pub route: Option<RouteIndex>,
-    /// Why.
-    pub reason: Reason,
     unix_us: i64,
 }
 
@@ -158,49 +150,6 @@ impl Reason {
             }
             _ => None,
         }
-    }
-}
-
-/// A limit as shown to a client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LimitView<'a> {
-    /// `team/requests`: unique on a tenant's chain in all but odd trees.
-    pub name: &'a str,
-    /// Where it stands.
-    pub level: Level,
-    /// The tenant it stands at.
-    pub tenant: &'a str,
-    /// Tokens when full, requests in flight at most, or the limit of a quota.
-    pub quota: u64,
-    /// Seconds in which an empty bucket fills, or a quota's window (months of 30 days) passes; 0
-    /// for a concurrency limit.
-    pub window_s: u64,
-}
-
-/// One member of a `RateLimit-Policy` list (draft-ietf-httpapi-ratelimit-headers-11).
-pub struct PolicyItem<'a> {
-    /// The limit's full name.
-    pub name: &'a str,
-    /// As in [`LimitView`].
-    pub quota: u64,
-    /// As in [`LimitView`].
-    pub window_s: u64,
-}
-
-impl fmt::Display for PolicyItem<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let PolicyItem { name, quota, window_s } = self;
-        match window_s {
-            0 => write!(f, "\"{name}\";q={quota};qu=\"concurrent-requests\""),
-            _ => write!(f, "\"{name}\";q={quota};w={window_s}"),
-        }
-    }
-}
-
-impl<'a> LimitView<'a> {
-    /// The limit as a member of `RateLimit-Policy`.
-    pub fn policy_item(&self) -> PolicyItem<'a> {
-        PolicyItem { name: self.name, quota: self.quota, window_s: self.window_s }
     }
 }
 
@@ -380,113 +329,6 @@ impl Admission {
     /// The limits that held this request, narrowest first.
     pub fn limits(&self) -> impl Iterator<Item = LimitView<'_>> {
         self.permit.snapshot.views(self.permit.caller, self.permit.route)
-    }
-}
-
-impl Denial {
-    /// The tenant, where it is known.
-    pub fn tenant(&self) -> Option<&Tenant> {
-        self.caller.map(|caller| &self.snapshot.tenants[caller.tenant as usize])
-    }
-
-    /// The id of the key that was used, where it is known.
-    pub fn key_id(&self) -> Option<&str> {
-        self.caller.map(|caller| self.snapshot.keys[caller.key as usize].id.as_str())
-    }
-
-    /// The plan's id, where the tenant is known.
-    pub fn plan_id(&self) -> Option<&str> {
-        self.tenant().map(|tenant| &*self.snapshot.plan_of(tenant).id)
-    }
-
-    /// The route, where it is known.
-    pub fn route(&self) -> Option<&Route> {
-        self.route.map(|route| &self.snapshot.routes[route.0 as usize])
-    }
-
-    /// The app's id, where the route is known.
-    pub fn app_id(&self) -> Option<&str> {
-        self.route().map(|route| &*self.snapshot.apps[route.app as usize].id)
-    }
-
-    /// The plans and add-ons of which each by itself would lift the refusal, where a tenant is not
-    /// entitled.
-    pub fn granted_by(&self) -> GrantedBy<'_> {
-        let known = self.entitlement();
-        known.map_or_else(GrantedBy::default, |(tenant, route)| {
-            self.snapshot.granted_by(tenant, route, self.unix_us)
-        })
-    }
-
-    /// Everything that the tenant lacks for the route, what is most basic first, where it is not
-    /// entitled.
-    pub fn missing(&self) -> Vec<Missing> {
-        let known = self.entitlement();
-        known.map_or_else(Vec::new, |(tenant, route)| self.snapshot.missing(tenant, route))
-    }
-
-    /// Tenant and route, where the tenant is not entitled to it.
-    fn entitlement(&self) -> Option<(&Tenant, RouteIndex)> {
-        match self.reason {
-            Reason::NotEntitled
-            | Reason::AppNotActivated
-            | Reason::AppLimitExceeded
-            | Reason::ApiTierTooLow
-            | Reason::FeatureNotIncluded => self.tenant().zip(self.route),
-            Reason::NotIdentified(_)
-            | Reason::NoRoute(_)
-            | Reason::Suspended
-            | Reason::Unpaid
-            | Reason::Limited(_)
-            | Reason::QuotaExhausted(_) => None,
-        }
-    }
-
-    /// The figures of the tenant's plan and contract, where it is known.
-    pub fn figures(&self) -> Option<Figures> {
-        self.tenant().map(|tenant| tenant.rights.figures)
-    }
-
-    /// The ids of the apps that the tenant has activated, in order.
-    pub fn activated(&self) -> impl Iterator<Item = &str> {
-        let apps = self.tenant().into_iter().flat_map(|tenant| self.snapshot.activated_by(tenant));
-        apps.map(|activated| &*activated.app.id)
-    }
-
-    /// The feature that the route needs.
-    pub fn feature(&self) -> Option<&str> {
-        let feature = self.route()?.feature?;
-        Some(&self.snapshot.features[feature as usize])
-    }
-
-    /// The limit or quota that holds longest, if one refused.
-    pub fn limit(&self) -> Option<LimitView<'_>> {
-        let (limited, caller) = self.reason.limited().zip(self.caller)?;
-        Some(self.snapshot.view(self.snapshot.slot(caller, limited.slot)))
-    }
-
-    /// The meter and period of the quota that holds longest, if one refused or throttles.
-    pub fn quota(&self) -> Option<(&str, Period)> {
-        let (limited, caller) = self.reason.limited().zip(self.caller)?;
-        let quota = self.snapshot.slot(caller, limited.slot).quota_here()?;
-        Some((&self.snapshot.meter(quota.rules.meter).id, quota.period()))
-    }
-
-    /// Every limit and quota that would have refused, narrowest first.
-    pub fn violated(&self) -> impl Iterator<Item = LimitView<'_>> {
-        let (mask, caller) = match (self.reason.limited(), self.caller) {
-            (Some(limited), Some(caller)) => (limited.violated, Some(caller)),
-            _ => (0, None),
-        };
-        (0..MAX_CHAIN as u8).filter(move |index| mask >> index & 1 == 1).filter_map(move |index| {
-            caller.map(|caller| self.snapshot.view(self.snapshot.slot(caller, index)))
-        })
-    }
-
-    /// The limits that hold such a request, narrowest first; none where it is nobody's.
-    pub fn limits(&self) -> impl Iterator<Item = LimitView<'_>> {
-        let known = self.caller.zip(self.route);
-        known.into_iter().flat_map(|(caller, route)| self.snapshot.views(caller, route))
     }
 }
 

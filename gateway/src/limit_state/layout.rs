@@ -96,7 +96,9 @@ pub(super) fn note(record: &Record<'_>, now: Nanos, body: &mut Vec<u8>) -> usize
             };
             body.push(tag);
             note_text(id, body);
-            plan.iter().for_each(|plan| note_text(plan, body));
+            if let Some(plan) = plan {
+                note_text(plan, body);
+            }
             body.push(u8::try_from(limits.len()).expect("a chain has 64 limits at most"));
             for Held { name, spent: Spent::Tokens(debt) } in limits {
                 note_text(name, body);

@@ -21,7 +21,9 @@ use crate::snapshot::{Caller, Control, EVERYWHERE, RouteIndex, Slot, Snapshot};
 use crate::time::Nanos;
 
 use super::named::Named;
-use super::{Call, Exhausted, Limited, MAX_CHAIN, Reason};
+use super::refusals::Refusals;
+use super::secured::{Nearest, Secured};
+use super::{Call, MAX_CHAIN, Reason};
 
 /// Limits of a chain that is not long.
 const SHORT: usize = 16;
@@ -81,29 +83,6 @@ enum Step {
 impl Snapshot {
     pub(super) fn applies(&self, slot: &Slot, route: RouteIndex) -> bool {
         slot.scope == EVERYWHERE || self.scopes[slot.scope as usize].contains(route.0)
-    }
-}
-
-impl Slot {
-    pub(crate) fn terms(&self) -> Option<Terms> {
-        match &self.control {
-            Control::Bucket { terms, .. } | Control::Each { terms, .. } => Some(*terms),
-            Control::Guarantee(guarantee) => Some(guarantee.terms),
-            Control::Quota(_) => self.bucket().map(|(_, terms)| terms),
-            Control::Gauge { .. } => None,
-        }
-    }
-
-    /// Tokens when full and seconds to fill; for a concurrency limit its maximum and 0.
-    pub(crate) fn quota(&self) -> (u64, u64) {
-        match &self.control {
-            Control::Bucket { terms, .. } | Control::Each { terms, .. } => {
-                (terms.burst, terms.refill_s())
-            }
-            Control::Guarantee(guarantee) => (guarantee.terms.burst, guarantee.terms.refill_s()),
-            Control::Quota(quota) => (quota.rules.limit, quota.period().nominal_s()),
-            Control::Gauge { max, .. } => (u64::from(*max), 0),
-        }
     }
 }
 
@@ -444,89 +423,5 @@ pub(super) fn leave(snapshot: &Snapshot, caller: Caller, entered: u64) {
         {
             gauge.leave();
         }
-    }
-}
-
-/// The slot with the least left, the narrowest of several.
-#[derive(Default)]
-struct Nearest(Option<(u8, u64)>);
-
-impl Nearest {
-    fn note(&mut self, index: u8, left: u64) {
-        if self.0.is_none_or(|(at, least)| (left, index) < (least, at)) {
-            self.0 = Some((index, left));
-        }
-    }
-}
-
-/// What guarantees have secured so far on one walk.
-#[derive(Default)]
-struct Secured {
-    slots: u64,
-    /// What is left at the guarantee nearest to its end; of no meaning while nothing is secured.
-    left: u64,
-}
-
-impl Secured {
-    fn has(&self, index: u8) -> bool {
-        self.slots >> index & 1 == 1
-    }
-
-    /// Notes what a slot that granted secures. What is left there for the client to know of:
-    /// nothing of a guarantee, and of a limit that is secured at least what is guaranteed.
-    fn granted(&mut self, index: u8, slot: &Slot, remaining: u64) -> Option<u64> {
-        let Control::Guarantee(guarantee) = &slot.control else {
-            return Some(if self.has(index) { remaining.max(self.left) } else { remaining });
-        };
-        // One that is secured itself may have less left than the one that secures it.
-        if !self.has(index) {
-            self.left = if self.slots == 0 { remaining } else { remaining.min(self.left) };
-        }
-        self.slots |= guarantee.secures << index;
-        None
-    }
-}
-
-/// The refusals of one walk: which limits, which of them holds longest, and until when.
-#[derive(Default)]
-struct Refusals {
-    longest: Option<(Limited, Option<quota::Exhausted>)>,
-    violated: u64,
-}
-
-impl Refusals {
-    fn add(&mut self, slot: u8, remaining: u64, ready_at: Option<Nanos>, concurrency: bool) {
-        let never = ready_at.is_none() && !concurrency;
-        let limited = Limited { slot, violated: 0, remaining, ready_at, concurrency, never };
-        self.note(limited, None);
-    }
-
-    fn add_quota(&mut self, slot: u8, quota: &quota::Exhausted, call: &Call<'_>) {
-        let ends_in_us = quota.ends_us.saturating_sub(call.unix_us).max(0).cast_unsigned();
-        let never = quota.never;
-        let ready_at = (!never).then(|| call.now.plus(ends_in_us.saturating_mul(1_000)));
-        let remaining = quota.limit.saturating_sub(quota.used);
-        let limited = Limited { slot, violated: 0, remaining, ready_at, concurrency: false, never };
-        self.note(limited, Some(*quota));
-    }
-
-    fn note(&mut self, limited: Limited, quota: Option<quota::Exhausted>) {
-        self.violated |= 1 << limited.slot;
-        // Never outlasts any instant, any instant outlasts a permit that may be free at once.
-        let rank = |l: &Limited| (l.never, l.ready_at);
-        if self.longest.as_ref().is_none_or(|(longest, _)| rank(&limited) > rank(longest)) {
-            self.longest = Some((limited, quota));
-        }
-    }
-
-    fn finish(self) -> Option<Reason> {
-        let (limited, quota) = self.longest?;
-        let limited = Limited { violated: self.violated, ..limited };
-        Some(match quota {
-            None => Reason::Limited(limited),
-            Some(quota::Exhausted { used, limit, ends_us, .. }) => {
-                Reason::QuotaExhausted(Exhausted { limited, used, limit, resets_us: ends_us })
-            }
-        })
     }
 }

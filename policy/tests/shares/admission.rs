@@ -55,9 +55,9 @@ impl Tree {
         let least = if is_deep { DEPTH as u64 } else { 2 };
         for index in 0..random.within(least, TENANTS) as usize {
             let last = (index as u64).checked_sub(1);
-            let parent = last.map(|last| match is_deep && index < DEPTH {
-                true => last as usize,
-                false => random.within(0, last) as usize,
+            let parent = last.map(|last| {
+                let is_next = is_deep && index < DEPTH;
+                if is_next { last as usize } else { random.within(0, last) as usize }
             });
             let parent = parent.filter(|parent| tree.tenants[*parent].depth < DEPTH);
             tree.grow(index, parent, &plans, random);
