@@ -265,6 +265,32 @@ fn p3_a_limit_is_taken_for_a_renamed_one_within_one_plan_only() {
 }
 
 #[test]
+fn p3_a_downgrade_locks_nobody_out_and_going_back_forgives_nothing() {
+    const HOUR: u64 = 3_600_000_000_000;
+    let wide = tree(r#"{ name = "slow", rate = 50, per = "day" }"#, "", "");
+    let narrow = tree(r#"{ name = "slow", rate = 4, per = "day" }"#, "", "");
+    let policy = Policy::new(&wide, &settings(), 0).expect("valid");
+    assert_eq!(left(&policy, 0, 40), 40);
+    let apply = |policy: &Policy, sources: &[Source], hours: u64| {
+        let now = || Reading { mono: Nanos(hours * HOUR), unix_us: 0 };
+        policy.apply(sources, now).expect("valid");
+    };
+    apply(&policy, &narrow, 0);
+    assert_eq!(left(&policy, 0, 10), 0, "forty are spent of four");
+    assert_eq!(left(&policy, 6 * HOUR - 1, 10), 0);
+    assert_eq!(left(&policy, 6 * HOUR, 10), 1, "a token in six hours, whatever was spent before");
+    // Full a day later; a restart onto the old terms is as good as a reload onto them.
+    let restarted = Policy::new(&wide, &settings(), 0).expect("valid");
+    policy.export(Nanos(30 * HOUR), &mut |record| {
+        restarted.restore(record, 0, Nanos(30 * HOUR));
+    });
+    apply(&policy, &wide, 30);
+    for policy in [policy, restarted] {
+        assert_eq!(left(&policy, 30 * HOUR, 50), 14, "36 of the 41 are still in arrears");
+    }
+}
+
+#[test]
 fn p3_two_hundred_reloads_refill_nothing() {
     let policy = Policy::new(&tree(SLOW, "", ""), &settings(), 0).expect("valid");
     assert_eq!(left(&policy, 0, 4), 4);

@@ -7,7 +7,8 @@ use crate::snapshot::Level;
 /// A limit as shown to a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LimitView<'a> {
-    /// `team/requests`: unique on a tenant's chain in all but odd trees.
+    /// `team/requests`: unique on a tenant's chain. Of several projects one below the other, the second
+    /// has `project-2/requests`.
     pub name: &'a str,
     /// Where it stands.
     pub level: Level,
