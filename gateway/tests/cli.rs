@@ -92,6 +92,27 @@ fn a_tenant_is_shown_at_any_time() {
 }
 
 #[test]
+fn what_is_doubtful_is_a_warning_with_its_place() {
+    let home = tempfile::tempdir().expect("a directory");
+    let document = "[[plan]]\nid = \"p\"\n[[app]]\nid = \"a\"\n[[upstream]]\nid = \"u\"\n\
+                    peers = [{ address = \"127.0.0.1:1\" }]\n[[route]]\nid = \"bulk\"\napp = \"a\"\n\
+                    upstream = \"u\"\ncost = 9\n[[tenant]]\nid = \"h\"\nplan = \"p\"\n\
+                    limits = [{ name = \"requests\", rate = 16 }]\n\
+                    [[tenant]]\nid = \"c\"\nparent = \"h\"\n\
+                    limits = [{ name = \"requests\", guarantee = \"50%\" }]\n";
+    let file = home.path().join("all.toml");
+    fs::write(&file, document).expect("written");
+    let checked = orbit(&["policy", "check", home.path().to_str().expect("text")]);
+    assert!(checked.status.success(), "{}", stdout(&checked));
+    let warning = format!(
+        "warning: {}:20:44: tenant.c.limits[0].guarantee: nothing is guaranteed to routes that cost \
+         more than the guarantee's burst of 8: `bulk` (9); write a larger `guarantee_burst`\n",
+        file.display()
+    );
+    assert!(stdout(&checked).ends_with(&warning), "{}", stdout(&checked));
+}
+
+#[test]
 fn every_mistake_of_the_policy_has_its_place() {
     let home = tempfile::tempdir().expect("a directory");
     let plans = home.path().join("plans.toml");

@@ -15,10 +15,22 @@
 //! back; so the word is never further ahead than the burst and theirs. What is admitted in a span
 //! is what came back in it and at most what the word is ahead at its end.
 //!
+//! A take that was not forced leaves the word at most the burst ahead, so tokens that a refusal could
+//! not put back ([`put_back`](Bucket::put_back)) are never more than the burst. To keep the bound for
+//! forced ones, they are taken when nothing of their request can be refused any more. Only a reload
+//! that seals a bucket of the chain at that very moment undoes them: each reload leaves behind at
+//! most what is in flight then.
+//!
 //! When a reload changes a limit's rate or burst, the new bucket takes over what the old one
 //! had spent, in tokens (**P3**). The old word is sealed in the same step, so no take can slip
 //! in between; whoever meets a sealed bucket holds an old snapshot and asks the new one. What was
 //! spent before a restart is put into a new process's buckets the same way: as a [`Debt`].
+//!
+//! A bucket that owes more tokens than it holds under its new terms is empty, and fills in its new
+//! time: a limit that is tightened keeps nobody waiting longer than that. What it owes beyond is its
+//! *arrears*, kept beside the word where no take looks. They shrink only by the time for which
+//! the bucket would have been full, and they count again when the terms change again: tightening a
+//! limit and widening it forgives nothing.
 
 use std::sync::Arc;
 
@@ -39,30 +51,60 @@ pub struct Terms {
     pub burst: u64,
 }
 
-/// What of a bucket is spent: how long it takes to be full again if nothing more is taken.
+/// What of a bucket is spent, under which terms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Debt {
-    /// Nanoseconds in which one token comes back. At least 1.
-    pub interval_ns: u64,
-    /// Nanoseconds until the bucket is full.
+    /// What the bucket was held to.
+    pub terms: Terms,
+    /// Nanoseconds until the bucket is full. Past its burst only by tokens that were guaranteed.
     pub ahead_ns: u64,
+    /// Nanoseconds in which what it owes beyond that comes back, from then on.
+    pub arrears_ns: u64,
 }
 
 impl Debt {
-    /// The debt `elapsed_ns` later.
-    #[must_use]
-    pub(crate) fn after(self, elapsed_ns: u64) -> Debt {
-        Debt { ahead_ns: self.ahead_ns.saturating_sub(elapsed_ns), ..self }
+    /// Of a bucket with this word and, from then on, these arrears.
+    pub(crate) fn at(terms: Terms, word: u64, arrears_ns: u64, now: Nanos) -> Debt {
+        let idle_ns = now.0.saturating_sub(word);
+        let arrears_ns = arrears_ns.saturating_sub(idle_ns);
+        Debt { terms, ahead_ns: word.saturating_sub(now.0), arrears_ns }
     }
 
-    /// Nanoseconds to full in which as many tokens come back under another interval. Rounded up: a
-    /// change of terms must not forgive a fraction either (**P3**).
-    pub(crate) fn ahead_under(self, interval_ns: u64) -> u64 {
-        if self.interval_ns == interval_ns {
-            return self.ahead_ns;
+    /// Whether nothing is owed.
+    #[must_use]
+    pub fn is_none(self) -> bool {
+        self.ahead_ns == 0 && self.arrears_ns == 0
+    }
+
+    /// The debt `elapsed_ns` later, if nothing is taken.
+    #[must_use]
+    pub(crate) fn after(self, elapsed_ns: u64) -> Debt {
+        let idle_ns = elapsed_ns.saturating_sub(self.ahead_ns);
+        Debt {
+            ahead_ns: self.ahead_ns.saturating_sub(elapsed_ns),
+            arrears_ns: self.arrears_ns.saturating_sub(idle_ns),
+            ..self
         }
-        let product = u128::from(self.ahead_ns) * u128::from(interval_ns);
-        u64::try_from(product.div_ceil(u128::from(self.interval_ns.max(1)))).unwrap_or(u64::MAX)
+    }
+
+    /// As many tokens owed under other terms: an empty bucket's worth of them now, and what was
+    /// past the burst by guarantee; the rest as arrears. Rounded up: a change of terms must not
+    /// forgive a fraction either (**P3**).
+    #[must_use]
+    pub(crate) fn under(self, terms: Terms) -> Debt {
+        if self.terms == terms {
+            return self;
+        }
+        let Terms { interval_ns, burst } = self.terms;
+        let converted = |ns: u128| {
+            let product = ns * u128::from(terms.interval_ns);
+            u64::try_from(product.div_ceil(interval_ns.max(1).into())).unwrap_or(u64::MAX)
+        };
+        let past_ns = self.ahead_ns.saturating_sub(interval_ns.saturating_mul(burst));
+        let owed_ns = converted(u128::from(self.ahead_ns) + u128::from(self.arrears_ns));
+        let most_ns = terms.tolerance_ns().saturating_add(converted(past_ns.into()));
+        let ahead_ns = owed_ns.min(most_ns);
+        Debt { terms, ahead_ns, arrears_ns: owed_ns - ahead_ns }
     }
 }
 
@@ -131,6 +173,9 @@ pub enum Take {
 #[derive(Debug)]
 pub struct Bucket {
     word: AtomicU64,
+    /// What is owed beyond the word, in nanoseconds of the bucket's own terms; once the word has
+    /// passed, the time since then is to be taken off. No take reads it.
+    arrears_ns: AtomicU64,
     heritage: Mutex<Option<Box<Heritage>>>,
 }
 
@@ -144,7 +189,11 @@ struct Heritage {
 
 impl Default for Bucket {
     fn default() -> Self {
-        Bucket { word: AtomicU64::new(0), heritage: Mutex::new(None) }
+        Bucket {
+            word: AtomicU64::new(0),
+            arrears_ns: AtomicU64::new(0),
+            heritage: Mutex::new(None),
+        }
     }
 }
 
@@ -155,6 +204,7 @@ impl Bucket {
     pub fn inherit(from: Arc<Bucket>, old: Terms, new: Terms) -> Bucket {
         Bucket {
             word: AtomicU64::new(UNSETTLED),
+            arrears_ns: AtomicU64::new(0),
             heritage: Mutex::new(Some(Box::new(Heritage { from, old, new }))),
         }
     }
@@ -164,11 +214,17 @@ impl Bucket {
         let mut heritage = self.heritage.lock().expect("no code panics holding this lock");
         let Some(Heritage { from, old, new }) = heritage.take().map(|boxed| *boxed) else { return };
         from.settle(now);
-        let spent_until = from.word.swap(SEALED, Ordering::AcqRel);
-        let ahead_ns = spent_until.saturating_sub(now.0);
-        let debt = Debt { interval_ns: old.interval_ns, ahead_ns };
-        let word = now.0.saturating_add(debt.ahead_under(new.interval_ns)).min(UNSETTLED - 1);
+        let word = from.word.swap(SEALED, Ordering::AcqRel);
+        let debt = from.debt_at(word, old, now).under(new);
+        // Whoever sees the word sees the arrears that go with it.
+        self.arrears_ns.store(debt.arrears_ns, Ordering::Relaxed);
+        let word = now.0.saturating_add(debt.ahead_ns).min(UNSETTLED - 1);
         self.word.store(word, Ordering::Release);
+    }
+
+    /// What is owed when the word is `word`.
+    fn debt_at(&self, word: u64, terms: Terms, now: Nanos) -> Debt {
+        Debt::at(terms, word, self.arrears_ns.load(Ordering::Relaxed), now)
     }
 
     fn load(&self, now: Nanos) -> u64 {
@@ -254,18 +310,20 @@ impl Bucket {
         self.word.compare_exchange(after, before, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
-    /// Nanoseconds until the bucket is full; 0 for a sealed one, whose successor tells.
-    pub(crate) fn ahead_ns(&self, now: Nanos) -> u64 {
+    /// What is owed; nothing by a sealed bucket, whose successor tells.
+    pub(crate) fn debt(&self, terms: Terms, now: Nanos) -> Debt {
         match self.load(now) {
-            SEALED => 0,
-            word => word.saturating_sub(now.0),
+            SEALED => Debt { terms, ahead_ns: 0, arrears_ns: 0 },
+            word => self.debt_at(word, terms, now),
         }
     }
 
-    /// Makes the bucket full in `ahead_ns` at the earliest. Never forgives anything.
-    pub(crate) fn raise(&self, ahead_ns: u64, now: Nanos) {
+    /// Makes the bucket, which is held to `terms`, owe `debt` at the least. Never forgives anything.
+    pub(crate) fn raise(&self, terms: Terms, debt: Debt, now: Nanos) {
         self.load(now);
-        let least = now.0.saturating_add(ahead_ns).min(UNSETTLED - 1);
+        let debt = debt.under(terms);
+        self.arrears_ns.fetch_max(debt.arrears_ns, Ordering::Relaxed);
+        let least = now.0.saturating_add(debt.ahead_ns).min(UNSETTLED - 1);
         // A sealed word is above all others, so it stays.
         self.word.fetch_max(least, Ordering::AcqRel);
     }

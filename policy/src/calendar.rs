@@ -132,6 +132,11 @@ impl Calendar {
         self.period
     }
 
+    /// The time zone.
+    pub(crate) fn zone(&self) -> &TimeZone {
+        &self.zone
+    }
+
     /// The IANA name of its zone.
     pub fn zone_name(&self) -> &str {
         self.zone.iana_name().unwrap_or("UTC")

@@ -17,12 +17,11 @@ use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 
-use crate::dates::Utc;
 use crate::diagnostics::{Diagnostics, Findings};
-use crate::documents::{self, Located, Source, Text};
+use crate::documents::{self, Source};
 use crate::dynamic::DynamicBuckets;
 use crate::quota::Memory;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Changes, Snapshot};
 use index::Broken;
 use limits::Limits;
 use quotas::Quotas;
@@ -33,9 +32,8 @@ use quotas::Quotas;
 /// Bucket state is taken over from `previous` by tenant (or key) and limit name. Quotas count in
 /// `memory`; without it the snapshot can only be judged.
 ///
-/// Nothing that these documents name may turn out wrong at its instant, when nobody looks. Where
-/// limits or grants lean on a plan, they are therefore resolved for the instants at which another
-/// plan takes its place as well: the next [`FORESEEN`] of them.
+/// Nothing that these documents name may turn out wrong at an instant to come, when nobody looks:
+/// what depends on one is judged for every one of them.
 pub(crate) fn build(
     sources: &[Source],
     at_us: i64,
@@ -43,84 +41,77 @@ pub(crate) fn build(
     dynamic: &Arc<DynamicBuckets>,
     memory: Option<&dyn Memory>,
 ) -> Result<Snapshot, Diagnostics> {
-    let (snapshot, mut doubtful_us) = resolve(sources, at_us, previous, dynamic)?;
-    doubtful_us.sort_unstable();
-    doubtful_us.dedup();
-    for later_us in doubtful_us.into_iter().take(FORESEEN) {
-        resolve(sources, later_us, None, dynamic).map_err(|mut found| {
-            for diagnostic in &mut found.0 {
-                diagnostic.message.push_str(&format!(" (from {} on)", Utc(later_us)));
-            }
-            found
-        })?;
-    }
+    let mut findings = Findings::default();
+    let snapshot = resolve(sources, at_us, previous, dynamic, &mut findings);
+    let snapshot = snapshot.ok_or_else(|| findings.resolve(sources))?;
     if let Some(memory) = memory {
         quotas::settle(&snapshot, previous, memory);
     }
     Ok(snapshot)
 }
 
-/// Instants to come for which documents are resolved beforehand.
-const FORESEEN: usize = 32;
+/// Judges `sources` as [`build`] does, and says what is no mistake, and perhaps not meant.
+pub(crate) fn review(
+    sources: &[Source],
+    at_us: i64,
+    dynamic: &Arc<DynamicBuckets>,
+) -> Result<(Snapshot, Diagnostics), Diagnostics> {
+    let mut findings = Findings::with_doubts();
+    match resolve(sources, at_us, None, dynamic, &mut findings) {
+        Some(snapshot) => Ok((snapshot, findings.doubts(sources))),
+        None => Err(findings.resolve(sources)),
+    }
+}
 
-/// As [`build`], for the one instant; with the later ones at which something may not resolve.
+/// `None`: there are findings.
 fn resolve(
     sources: &[Source],
     at_us: i64,
     previous: Option<&Snapshot>,
     dynamic: &Arc<DynamicBuckets>,
-) -> Result<(Snapshot, Vec<i64>), Diagnostics> {
-    let mut findings = Findings::default();
-    let documents = documents::read(sources, &mut findings);
+    findings: &mut Findings,
+) -> Option<Snapshot> {
+    let documents = documents::read(sources, findings);
     let broken = Broken::new(&documents.broken);
 
-    let upstreams = edges::Upstreams::build(&documents.upstreams, &mut findings);
+    let upstreams = edges::Upstreams::build(&documents.upstreams, findings);
     let products = products::Products::build(
         &documents.apps,
         &documents.plans,
         &documents.addons,
-        at_us,
         &broken,
-        &mut findings,
+        findings,
     );
     let mut routes =
-        edges::Routes::build(&documents.routes, &products, &upstreams, &broken, &mut findings);
+        edges::Routes::build(&documents.routes, &products, &upstreams, &broken, findings);
     let meters = meters::Meters::build(
         &documents.meters,
         &documents.routes,
         &products,
         &mut routes,
         &broken,
-        &mut findings,
+        findings,
     );
     let mut limits = Limits::new(previous, &products, &routes, &broken);
-    let plan_limits = limits.of_plans(&documents.plans, &mut findings);
+    let plan_limits = limits.of_plans(&documents.plans, findings);
     let mut quotas = Quotas::new(previous, &meters, &documents.grants);
-    quotas.read_plans(&documents.plans, &mut limits.labels, &broken, &mut findings);
-    let tenants = tenants::build(
-        &documents.tenants,
-        &documents.changes,
-        at_us,
-        &plan_limits,
-        &mut limits,
-        &mut quotas,
-        &broken,
-        &mut findings,
-    );
-    let keys = keys::build(&documents.keys, &tenants, &mut limits, &broken, &mut findings);
-    let is_there = |tenant: &Located<Text<'_>>, findings: &mut Findings| {
-        let key = || format!("grant.{}.tenant", tenant.value);
-        tenants.ids.refer(tenant, key, &broken, findings).is_some()
+    quotas.read_plans(&documents.plans, &mut limits.labels, &broken, findings);
+    let docs = tenants::Docs {
+        tenants: &documents.tenants,
+        changes: &documents.changes,
+        grants: &documents.grants,
     };
-    quotas.finish(is_there, &mut findings);
+    let tenants =
+        tenants::build(&docs, at_us, &plan_limits, &mut limits, quotas, &broken, findings);
+    let keys = keys::build(&documents.keys, &tenants, &mut limits, &broken, findings);
     if !findings.is_empty() {
-        return Err(findings.resolve(sources));
+        return None;
     }
     let Limits { labels, scopes, inherited, .. } = limits;
     let mut changes = tenants.changes;
     changes.extend(products.plan_ids.beginnings(&documents.plans));
-    changes.sort_by(|a, b| (a.at_us, &a.tenant).cmp(&(b.at_us, &b.tenant)));
-    let snapshot = Snapshot {
+    let changes = Changes::new(changes, |id| tenants.ids.get(id));
+    Some(Snapshot {
         version: previous.map_or(1, |previous| previous.version + 1),
         keys: keys.entries,
         key_index: keys.index,
@@ -137,6 +128,7 @@ fn resolve(
         routes: routes.routes,
         at_us,
         changes,
+        plan_versions: products.plan_ids.groups(),
         plans: products.plans,
         addons: products.addons,
         features: products.features.into_items(),
@@ -146,17 +138,7 @@ fn resolve(
         members: dynamic.members(),
         inherited,
         equipment: std::sync::OnceLock::new(),
-    };
-    Ok((snapshot, if leans_on_plans(&documents) { tenants.plan_changes_us } else { Vec::new() }))
-}
-
-/// Whether a change of plan can make something wrong that was right: a share of the plan's limit, or
-/// a grant for its quota.
-fn leans_on_plans(documents: &documents::Documents<'_>) -> bool {
-    let shares = |tenant: &documents::TenantDoc<'_>| {
-        tenant.limits.iter().any(|limit| matches!(limit.kind, documents::LimitKind::Share(_)))
-    };
-    !documents.grants.is_empty() || documents.tenants.iter().any(shares)
+    })
 }
 
 #[cfg(all(test, not(loom)))]

@@ -85,20 +85,36 @@ fn start_of_day_us(date: Date, zone: &TimeZone) -> i64 {
     calendar::start_of_day_s(date, zone).saturating_mul(1_000_000)
 }
 
+/// The first instant of the day numbered `billing_day` of the month of `first`, or of its last day
+/// where it has no such day.
+fn anchor_us(first: Date, billing_day: u8, zone: &TimeZone) -> i64 {
+    let day = billing_day.min(first.days_in_month().unsigned_abs());
+    let anchor = first.with().day(day.cast_signed()).build();
+    anchor.map_or(i64::MAX, |anchor| start_of_day_us(anchor, zone))
+}
+
 /// The end of the billing period that contains `at_us`: the first instant of the next day numbered
 /// `billing_day`, or of the last day of a month that has no such day.
 pub(crate) fn period_end_us(at_us: i64, billing_day: u8, zone: &TimeZone) -> i64 {
-    let anchor_us = |month: Date| {
-        let day = billing_day.min(month.days_in_month().unsigned_abs());
-        let anchor = month.with().day(day.cast_signed()).build();
-        anchor.map_or(i64::MAX, |anchor| start_of_day_us(anchor, zone))
-    };
     let first = date_of(at_us, zone).first_of_month();
-    let this_us = anchor_us(first);
+    let this_us = anchor_us(first, billing_day, zone);
     if this_us > at_us {
         return this_us;
     }
-    first.checked_add(1.month()).map_or(i64::MAX, anchor_us)
+    first.checked_add(1.month()).map_or(i64::MAX, |next| anchor_us(next, billing_day, zone))
+}
+
+/// The end of the year of a contract that contains `at_us`: the first instant of the next billing
+/// day in the month in which the contract began.
+pub(crate) fn year_end_us(at_us: i64, began_us: i64, billing_day: u8, zone: &TimeZone) -> i64 {
+    let month = date_of(began_us, zone).month();
+    let first = date_of(at_us, zone).first_of_month().with().month(month).build();
+    let Ok(first) = first else { return i64::MAX };
+    let this_us = anchor_us(first, billing_day, zone);
+    if this_us > at_us {
+        return this_us;
+    }
+    first.checked_add(1.year()).map_or(i64::MAX, |next| anchor_us(next, billing_day, zone))
 }
 
 #[cfg(all(test, not(loom)))]
@@ -167,6 +183,31 @@ mod tests {
     }
 
     #[test]
+    fn a_year_ends_on_the_billing_day_of_the_month_it_began_in() {
+        for (at, began, day, name, end) in [
+            ("2026-11-10T00:00:00Z", "2025-03-10T00:00:00Z", 10, "UTC", "2027-03-10T00:00:00Z"),
+            ("2026-01-10T00:00:00Z", "2025-03-10T00:00:00Z", 10, "UTC", "2026-03-10T00:00:00Z"),
+            // The first instant of a year belongs to it.
+            ("2026-03-10T00:00:00Z", "2025-03-10T00:00:00Z", 10, "UTC", "2027-03-10T00:00:00Z"),
+            ("2026-03-09T23:59:59Z", "2025-03-10T00:00:00Z", 10, "UTC", "2026-03-10T00:00:00Z"),
+            // A leap day has its anniversary on the last of February.
+            ("2024-03-01T00:00:00Z", "2024-02-29T00:00:00Z", 29, "UTC", "2025-02-28T00:00:00Z"),
+            ("2027-03-01T00:00:00Z", "2024-02-29T00:00:00Z", 29, "UTC", "2028-02-29T00:00:00Z"),
+            // Both instants are days in the zone: there it was still March.
+            (
+                "2026-11-10T00:00:00Z",
+                "2025-04-01T02:00:00Z",
+                31,
+                "America/Sao_Paulo",
+                "2027-03-31T03:00:00Z",
+            ),
+        ] {
+            let end_us = year_end_us(us(at), us(began), day, &zone(name));
+            assert_eq!(Utc(end_us).to_string(), end, "{at}, since {began}, day {day}, {name}");
+        }
+    }
+
+    #[test]
     fn the_ends_of_time_do_not_panic() {
         let zone = zone("Pacific/Auckland");
         for text in ["0000-01-01", "9999-12-31"] {
@@ -175,5 +216,7 @@ mod tests {
         }
         period_end_us(i64::MAX, 31, &zone);
         period_end_us(i64::MIN, 1, &zone);
+        year_end_us(i64::MAX, i64::MIN, 31, &zone);
+        year_end_us(i64::MIN, i64::MAX, 1, &zone);
     }
 }

@@ -8,22 +8,26 @@
 //! No allocation, no lock (but the shard lock of per-client limits), no formatting.
 
 mod chain;
+mod denial;
 mod named;
 mod newcomers;
+mod refusals;
+mod secured;
+mod view;
 
-use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::calendar::Period;
 use crate::snapshot::{
-    COMPOSED, Caller, Entitlements, GrantedBy, Level, Missing, NoRoute, NotIdentified, Route,
-    RouteIndex, Slot, Snapshot, Status, Tenant,
+    COMPOSED, Caller, Missing, NoRoute, NotIdentified, Route, RouteIndex, Slot, Snapshot, Status,
+    Tenant,
 };
 use crate::time::Nanos;
 use chain::{Chain, Walk};
+pub use denial::Denial;
 pub use named::MemberOf;
 use named::Named;
+pub use view::{LimitView, PolicyItem};
 
 /// More limits than this on one chain are refused at validation.
 pub(crate) const MAX_CHAIN: usize = 64;
@@ -80,17 +84,6 @@ pub struct Permit {
     entered: u64,
     named: Named,
     unix_us: i64,
-}
-
-/// A refused request.
-pub struct Denial {
-    snapshot: Arc<Snapshot>,
-    /// Whose request it was, where that is known.
-    pub caller: Option<Caller>,
-    /// Its route, where that is known.
-    pub route: Option<RouteIndex>,
-    /// Why.
-    pub reason: Reason,
 }
 
 /// Why a request is refused. Closed: it is the metric's label, and each maps to one status.
@@ -160,59 +153,16 @@ impl Reason {
     }
 }
 
-/// A limit as shown to a client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LimitView<'a> {
-    /// `team/requests`: unique on a tenant's chain in all but odd trees.
-    pub name: &'a str,
-    /// Where it stands.
-    pub level: Level,
-    /// The tenant it stands at.
-    pub tenant: &'a str,
-    /// Tokens when full, requests in flight at most, or the limit of a quota.
-    pub quota: u64,
-    /// Seconds in which an empty bucket fills, or a quota's window (months of 30 days) passes; 0
-    /// for a concurrency limit.
-    pub window_s: u64,
-}
-
-/// One member of a `RateLimit-Policy` list (draft-ietf-httpapi-ratelimit-headers-11).
-pub struct PolicyItem<'a> {
-    /// The limit's full name.
-    pub name: &'a str,
-    /// As in [`LimitView`].
-    pub quota: u64,
-    /// As in [`LimitView`].
-    pub window_s: u64,
-}
-
-impl fmt::Display for PolicyItem<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let PolicyItem { name, quota, window_s } = self;
-        match window_s {
-            0 => write!(f, "\"{name}\";q={quota};qu=\"concurrent-requests\""),
-            _ => write!(f, "\"{name}\";q={quota};w={window_s}"),
-        }
-    }
-}
-
-impl<'a> LimitView<'a> {
-    /// The limit as a member of `RateLimit-Policy`.
-    pub fn policy_item(&self) -> PolicyItem<'a> {
-        PolicyItem { name: self.name, quota: self.quota, window_s: self.window_s }
-    }
-}
-
 impl Snapshot {
     /// Decides a request. `None`: this snapshot is no longer in force, ask the newer one.
     pub fn decide(self: &Arc<Self>, call: &Call<'_>) -> Option<Decision> {
         let caller = match self.identify(call.key) {
             Ok(caller) => caller,
-            Err(why) => return Some(self.deny(None, None, Reason::NotIdentified(why))),
+            Err(why) => return Some(self.deny(None, None, Reason::NotIdentified(why), call)),
         };
         let route = match self.route(call.host, call.path, call.method) {
             Ok(route) => route,
-            Err(why) => return Some(self.deny(Some(caller), None, Reason::NoRoute(why))),
+            Err(why) => return Some(self.deny(Some(caller), None, Reason::NoRoute(why), call)),
         };
         self.admit(caller, route, call)
     }
@@ -226,14 +176,14 @@ impl Snapshot {
     ) -> Option<Decision> {
         let tenant = &self.tenants[caller.tenant as usize];
         let rule = &self.routes[route.0 as usize];
-        let deny = |reason| Some(self.deny(Some(caller), Some(route), reason));
+        let deny = |reason| Some(self.deny(Some(caller), Some(route), reason, call));
         match tenant.status {
             Status::Active => {}
             Status::Suspended => return deny(Reason::Suspended),
             Status::Unpaid => return deny(Reason::Unpaid),
         }
         if !tenant.rights.routes.contains(route.0) {
-            return deny(match tenant.rights.missing(self, route) {
+            return deny(match tenant.rights.first_missing(rule) {
                 Missing::Grant => Reason::NotEntitled,
                 Missing::Activation => Reason::AppNotActivated,
                 Missing::Room => Reason::AppLimitExceeded,
@@ -264,8 +214,10 @@ impl Snapshot {
         caller: Option<Caller>,
         route: Option<RouteIndex>,
         reason: Reason,
+        call: &Call<'_>,
     ) -> Decision {
-        Decision::Deny(Denial { snapshot: Arc::clone(self), caller, route, reason })
+        let (snapshot, unix_us) = (Arc::clone(self), call.unix_us);
+        Decision::Deny(Denial { snapshot, caller, route, reason, unix_us })
     }
 
     fn slot(&self, caller: Caller, index: u8) -> &Slot {
@@ -377,94 +329,6 @@ impl Admission {
     /// The limits that held this request, narrowest first.
     pub fn limits(&self) -> impl Iterator<Item = LimitView<'_>> {
         self.permit.snapshot.views(self.permit.caller, self.permit.route)
-    }
-}
-
-impl Denial {
-    /// The tenant, where it is known.
-    pub fn tenant(&self) -> Option<&Tenant> {
-        self.caller.map(|caller| &self.snapshot.tenants[caller.tenant as usize])
-    }
-
-    /// The id of the key that was used, where it is known.
-    pub fn key_id(&self) -> Option<&str> {
-        self.caller.map(|caller| self.snapshot.keys[caller.key as usize].id.as_str())
-    }
-
-    /// The plan's id, where the tenant is known.
-    pub fn plan_id(&self) -> Option<&str> {
-        self.tenant().map(|tenant| &*self.snapshot.plan_of(tenant).id)
-    }
-
-    /// The route, where it is known.
-    pub fn route(&self) -> Option<&Route> {
-        self.route.map(|route| &self.snapshot.routes[route.0 as usize])
-    }
-
-    /// The app's id, where the route is known.
-    pub fn app_id(&self) -> Option<&str> {
-        self.route().map(|route| &*self.snapshot.apps[route.app as usize].id)
-    }
-
-    /// The plans and add-ons that would lift the refusal, where a tenant is not entitled.
-    pub fn granted_by(&self) -> GrantedBy<'_> {
-        let (Some(tenant), Some(route)) = (self.tenant(), self.route) else {
-            return GrantedBy::default();
-        };
-        match self.reason {
-            Reason::NotEntitled => self.snapshot.grant_app(route),
-            Reason::AppLimitExceeded => self.snapshot.grant_room(&tenant.rights, route),
-            Reason::ApiTierTooLow => self.snapshot.grant_tier(route),
-            Reason::FeatureNotIncluded => self.snapshot.grant_feature(route),
-            Reason::NotIdentified(_)
-            | Reason::NoRoute(_)
-            | Reason::Suspended
-            | Reason::Unpaid
-            | Reason::AppNotActivated
-            | Reason::Limited(_)
-            | Reason::QuotaExhausted(_) => GrantedBy::default(),
-        }
-    }
-
-    /// What the tenant is entitled to, where it is known.
-    pub fn entitlements(&self) -> Option<Entitlements<'_>> {
-        self.tenant().map(|tenant| self.snapshot.entitlements_of(tenant))
-    }
-
-    /// The feature that the route needs.
-    pub fn feature(&self) -> Option<&str> {
-        let feature = self.route()?.feature?;
-        Some(&self.snapshot.features[feature as usize])
-    }
-
-    /// The limit or quota that holds longest, if one refused.
-    pub fn limit(&self) -> Option<LimitView<'_>> {
-        let (limited, caller) = self.reason.limited().zip(self.caller)?;
-        Some(self.snapshot.view(self.snapshot.slot(caller, limited.slot)))
-    }
-
-    /// The meter and period of the quota that holds longest, if one refused or throttles.
-    pub fn quota(&self) -> Option<(&str, Period)> {
-        let (limited, caller) = self.reason.limited().zip(self.caller)?;
-        let quota = self.snapshot.slot(caller, limited.slot).quota_here()?;
-        Some((&self.snapshot.meter(quota.rules.meter).id, quota.period()))
-    }
-
-    /// Every limit and quota that would have refused, narrowest first.
-    pub fn violated(&self) -> impl Iterator<Item = LimitView<'_>> {
-        let (mask, caller) = match (self.reason.limited(), self.caller) {
-            (Some(limited), Some(caller)) => (limited.violated, Some(caller)),
-            _ => (0, None),
-        };
-        (0..MAX_CHAIN as u8).filter(move |index| mask >> index & 1 == 1).filter_map(move |index| {
-            caller.map(|caller| self.snapshot.view(self.snapshot.slot(caller, index)))
-        })
-    }
-
-    /// The limits that hold such a request, narrowest first; none where it is nobody's.
-    pub fn limits(&self) -> impl Iterator<Item = LimitView<'_>> {
-        let known = self.caller.zip(self.route);
-        known.into_iter().flat_map(|(caller, route)| self.snapshot.views(caller, route))
     }
 }
 

@@ -47,7 +47,7 @@ impl fmt::Display for Diagnostics {
 impl std::error::Error for Diagnostics {}
 
 /// A place in a set of documents: which one, and the byte in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Place {
     pub(crate) file: u32,
     pub(crate) byte: u32,
@@ -55,7 +55,11 @@ pub(crate) struct Place {
 
 /// Gathers mistakes by place; lines and columns are worked out once, at the end.
 #[derive(Default)]
-pub(crate) struct Findings(Vec<Finding>);
+pub(crate) struct Findings {
+    mistakes: Vec<Finding>,
+    /// What is no mistake, and perhaps not meant; `None` where nobody asks.
+    doubts: Option<Vec<Finding>>,
+}
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Finding {
@@ -67,8 +71,31 @@ struct Finding {
 }
 
 impl Findings {
+    /// Findings that hold doubts as well.
+    pub(crate) fn with_doubts() -> Findings {
+        Findings { mistakes: Vec::new(), doubts: Some(Vec::new()) }
+    }
+
+    /// Whether anybody asks for doubts about these documents: about mistakes there are none.
+    pub(crate) fn asks_for_doubts(&self) -> bool {
+        self.doubts.is_some() && self.mistakes.is_empty()
+    }
+
+    /// Adds what is no mistake, and perhaps not meant.
+    pub(crate) fn doubt(&mut self, place: Place, key: String, message: String) {
+        if let Some(doubts) = &mut self.doubts {
+            doubts.push(Finding { place, key, message, other: None });
+        }
+    }
+
+    /// The doubts, resolved.
+    pub(crate) fn doubts(self, sources: &[crate::Source]) -> Diagnostics {
+        resolve(self.doubts.unwrap_or_default(), sources)
+    }
+
     pub(crate) fn add(&mut self, place: Place, key: impl Into<String>, message: impl Into<String>) {
-        self.0.push(Finding { place, key: key.into(), message: message.into(), other: None });
+        let (key, message) = (key.into(), message.into());
+        self.mistakes.push(Finding { place, key, message, other: None });
     }
 
     /// `message` ends where the other place's file and line belong.
@@ -80,28 +107,46 @@ impl Findings {
         other: Place,
     ) {
         let (key, message) = (key.into(), message.into());
-        self.0.push(Finding { place, key, message, other: Some(other) });
+        self.mistakes.push(Finding { place, key, message, other: Some(other) });
+    }
+
+    /// Keeps those at places that `keep` wants.
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut(Place) -> bool) {
+        self.mistakes.retain(|finding| keep(finding.place));
+    }
+
+    /// Adds those of `other`, each with something more to say.
+    pub(crate) fn extend(&mut self, other: Findings, more: &str) {
+        self.mistakes.extend(other.mistakes.into_iter().map(|mut finding| {
+            finding.message.push_str(more);
+            finding
+        }));
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.mistakes.is_empty()
     }
 
-    /// Sorts by place and resolves it, one pass over each file however many mistakes it has.
-    pub(crate) fn resolve(mut self, sources: &[crate::Source]) -> Diagnostics {
-        self.0.sort();
-        self.0.dedup();
-        let mut cursor = Cursor::default();
-        let diagnostics = self.0.into_iter().map(|Finding { place, key, mut message, other }| {
-            let (file, line, column) = cursor.advance(place, sources);
-            if let Some(other) = other {
-                let (file, line, _) = Cursor::default().advance(other, sources);
-                message.push_str(&format!(" {file}:{line}"));
-            }
-            Diagnostic { file: file.to_owned(), line, column, key, message }
-        });
-        Diagnostics(diagnostics.collect())
+    /// The mistakes, resolved.
+    pub(crate) fn resolve(self, sources: &[crate::Source]) -> Diagnostics {
+        resolve(self.mistakes, sources)
     }
+}
+
+/// Sorts by place and resolves it, one pass over each file however many findings it has.
+fn resolve(mut findings: Vec<Finding>, sources: &[crate::Source]) -> Diagnostics {
+    findings.sort();
+    findings.dedup();
+    let mut cursor = Cursor::default();
+    let diagnostics = findings.into_iter().map(|Finding { place, key, mut message, other }| {
+        let (file, line, column) = cursor.advance(place, sources);
+        if let Some(other) = other {
+            let (file, line, _) = Cursor::default().advance(other, sources);
+            message.push_str(&format!(" {file}:{line}"));
+        }
+        Diagnostic { file: file.to_owned(), line, column, key, message }
+    });
+    Diagnostics(diagnostics.collect())
 }
 
 #[derive(Default)]

@@ -13,20 +13,20 @@ mod meter;
 mod quota;
 mod share;
 mod tree;
+mod upstream;
 
 use crate::diagnostics::{Findings, Place};
-pub(crate) use contract::{ChangeAt, ChangeDoc, Overrides};
-pub(crate) use fields::{Amount, Located, Text};
+pub(crate) use contract::{ChangeAt, ChangeDoc, Overrides, OwnFigures};
+pub(crate) use fields::{Amount, Count, Located, Text};
 use fields::{Fields, Scope};
 pub use kinds::is_reserved_path;
-pub(crate) use kinds::{
-    AddonDoc, AppDoc, HealthDoc, KeyDoc, PeerDoc, PlanDoc, RouteDoc, TenantDoc, UpstreamDoc,
-};
+pub(crate) use kinds::{AddonDoc, AppDoc, KeyDoc, PlanDoc, RouteDoc, TenantDoc};
 pub(crate) use limit::{Each, LimitDoc, LimitKind, Written, period, refills};
 pub(crate) use meter::MeterDoc;
 pub(crate) use quota::{GrantDoc, QuotaDoc};
 pub(crate) use share::Share;
 use tree::Value;
+pub(crate) use upstream::{HealthDoc, PeerDoc, UpstreamDoc};
 
 /// One document: its name for messages, and its text.
 #[derive(Clone, Debug, PartialEq, Eq)]

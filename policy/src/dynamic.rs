@@ -39,10 +39,17 @@ impl Subject {
     }
 }
 
+/// As in [`Bucket`](crate::bucket::Bucket), with the terms it was last held to.
+#[derive(Clone, Copy)]
 struct Tat {
     word: u64,
-    interval_ns: u64,
+    terms: Terms,
+    arrears_ns: u64,
 }
+
+/// Marks the word that a take found in the bucket of a limit's newcomers. No instant has this bit: it
+/// stands for 292 years.
+const SHARED: u64 = 1 << 63;
 
 /// The map. One for the life of the process; it outlives snapshots.
 pub(crate) struct DynamicBuckets {
@@ -88,7 +95,9 @@ impl DynamicBuckets {
     }
 
     pub(crate) fn client(&self, limit: u64, address: IpAddr) -> Subject {
-        match address {
+        // An IPv4 address in the clothes of IPv6 (`::ffff:a.b.c.d`) is the same client, and shares no
+        // /64 with all others.
+        match address.to_canonical() {
             IpAddr::V4(address) => self.subject(limit, 4, &address.octets()),
             // A subscriber commonly holds a whole /64 (RFC 6177): one bucket for it.
             IpAddr::V6(address) => self.subject(limit, 6, &address.octets()[..8]),
@@ -118,48 +127,54 @@ impl DynamicBuckets {
         look: bool,
     ) -> DynamicTake {
         if look {
-            let word = match self.map.get(&subject) {
-                Some(tat) => tat.word_under(terms, now),
-                None if self.is_full() => match self.map.get(&Subject::shared(limit)) {
-                    Some(tat) => tat.word_under(terms, now),
-                    None => 0,
-                },
-                None => 0,
+            let found = self.map.get(&subject);
+            let found = match found {
+                None if self.is_full() => self.map.get(&Subject::shared(limit)),
+                found => found,
             };
+            let word = found.map_or(0, |tat| tat.under(terms, now).word);
             return answer(word.max(self.floor(terms)), terms, cost, now).0;
         }
         let full = self.is_full();
-        let mut entry = match self.map.entry(subject) {
-            Entry::Occupied(entry) => entry.into_ref(),
+        let fresh = Tat { word: 0, terms, arrears_ns: 0 };
+        let (mut entry, mark) = match self.map.entry(subject) {
+            Entry::Occupied(entry) => (entry.into_ref(), 0),
             Entry::Vacant(entry) if !full => {
                 self.count.fetch_add(1, Ordering::Relaxed);
-                entry.insert(Tat { word: 0, interval_ns: terms.interval_ns })
+                (entry.insert(fresh), 0)
             }
             Entry::Vacant(entry) => {
                 // The shard's lock must go before another key of this map is locked.
                 drop(entry);
-                let fresh = || Tat { word: 0, interval_ns: terms.interval_ns };
-                self.map.entry(Subject::shared(limit)).or_insert_with(fresh)
+                (self.map.entry(Subject::shared(limit)).or_insert(fresh), SHARED)
             }
         };
-        let word = entry.word_under(terms, now).max(self.floor(terms));
-        let (taken, after) = answer(word, terms, cost, now);
-        *entry.value_mut() = Tat { word: after, interval_ns: terms.interval_ns };
-        taken
+        let held = entry.under(terms, now);
+        let (taken, after) = answer(held.word.max(self.floor(terms)), terms, cost, now);
+        *entry = Tat { word: after, ..held };
+        match taken {
+            DynamicTake::Granted { before, remaining } => {
+                DynamicTake::Granted { before: before | mark, remaining }
+            }
+            refused @ DynamicTake::Refused { .. } => refused,
+        }
     }
 
-    /// Undoes a take as [`Bucket::put_back`](crate::bucket::Bucket::put_back) does.
+    /// Undoes a take as [`Bucket::put_back`](crate::bucket::Bucket::put_back) does, in the bucket it
+    /// was taken from.
     pub(crate) fn put_back(
         &self,
-        subject: Subject,
+        (limit, subject): (u64, Subject),
         terms: Terms,
         cost: u32,
         now: Nanos,
         before: u64,
     ) {
+        let (before, shared) = (before & !SHARED, before & SHARED != 0);
+        let subject = if shared { Subject::shared(limit) } else { subject };
         if let Some(mut tat) = self.map.get_mut(&subject) {
             let (_, after) = answer(before, terms, cost, now);
-            if tat.word == after {
+            if tat.word == after && tat.terms == terms {
                 tat.word = before;
             }
         }
@@ -182,12 +197,12 @@ impl DynamicBuckets {
         Some(self.emptied_at.load(Ordering::Relaxed)).filter(|at| *at != i64::MIN)
     }
 
-    /// Shows every bucket that is not full.
+    /// Shows every bucket that owes something.
     pub(crate) fn export(&self, now: Nanos, mut visit: impl FnMut(Subject, Debt)) {
         for entry in &self.map {
-            let ahead_ns = entry.word.saturating_sub(now.0);
-            if ahead_ns > 0 {
-                visit(*entry.key(), Debt { interval_ns: entry.interval_ns, ahead_ns });
+            let debt = entry.debt(now);
+            if !debt.is_none() {
+                visit(*entry.key(), debt);
             }
         }
     }
@@ -197,21 +212,22 @@ impl DynamicBuckets {
     pub(crate) fn raise(&self, subject: Subject, debt: Debt, now: Nanos) {
         let mut tat = self.map.entry(subject).or_insert_with(|| {
             self.count.fetch_add(usize::from(!subject.is_shared()), Ordering::Relaxed);
-            Tat { word: 0, interval_ns: debt.interval_ns }
+            Tat { word: 0, terms: debt.terms, arrears_ns: 0 }
         });
-        let ahead_ns = debt.ahead_under(tat.interval_ns);
-        tat.word = tat.word.max(now.0.saturating_add(ahead_ns));
+        let debt = debt.under(tat.terms);
+        tat.arrears_ns = tat.arrears_ns.max(debt.arrears_ns);
+        tat.word = tat.word.max(now.0.saturating_add(debt.ahead_ns));
     }
 
     fn is_full(&self) -> bool {
         self.count.load(Ordering::Relaxed) >= self.cap
     }
 
-    /// Removes the entries whose bucket is full again. Returns how many are left.
+    /// Removes the entries that owe nothing any more. Returns how many are left.
     pub(crate) fn sweep(&self, now: Nanos) -> usize {
         let mut removed = 0;
         self.map.retain(|subject, tat| {
-            let keep = tat.word > now.0 || subject.is_shared();
+            let keep = !tat.debt(now).is_none() || subject.is_shared();
             removed += usize::from(!keep);
             keep
         });
@@ -224,13 +240,17 @@ impl DynamicBuckets {
 }
 
 impl Tat {
-    /// The word under possibly new terms: what was spent stays spent, in tokens (**P3**).
-    fn word_under(&self, terms: Terms, now: Nanos) -> u64 {
-        if self.interval_ns == terms.interval_ns || self.word <= now.0 {
-            return self.word;
+    fn debt(&self, now: Nanos) -> Debt {
+        Debt::at(self.terms, self.word, self.arrears_ns, now)
+    }
+
+    /// The same under possibly new terms: what was spent stays spent, in tokens (**P3**).
+    fn under(&self, terms: Terms, now: Nanos) -> Tat {
+        if self.terms == terms {
+            return *self;
         }
-        let debt = Debt { interval_ns: self.interval_ns, ahead_ns: self.word - now.0 };
-        now.0.saturating_add(debt.ahead_under(terms.interval_ns))
+        let Debt { ahead_ns, arrears_ns, .. } = self.debt(now).under(terms);
+        Tat { word: now.0.saturating_add(ahead_ns), terms, arrears_ns }
     }
 }
 

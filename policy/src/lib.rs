@@ -39,7 +39,7 @@ pub use documents::Source;
 pub use keys::ApiKey;
 pub use meters::{Aggregate, Meter, MeterId, MeterValue};
 pub use policy::{
-    Applied, Held, Owner, Policy, PolicySettings, Record, Restored, Spent, Summary, check,
+    Applied, Held, Owner, Policy, PolicySettings, Record, Restored, Spent, Summary, check, review,
 };
 pub use snapshot::Snapshot;
 pub use time::{Nanos, Reading};

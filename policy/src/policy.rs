@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 
 use crate::catalogue;
 use crate::decide::{Call, Decision};
-use crate::diagnostics::Diagnostics;
+use crate::diagnostics::{Diagnostic, Diagnostics};
 use crate::documents::Source;
 use crate::dynamic::DynamicBuckets;
 use crate::members::Members;
@@ -21,7 +21,7 @@ pub use carry::{Held, Owner, Record, Restored, Spent};
 /// What is fixed for the life of the process.
 #[derive(Clone, Debug)]
 pub struct PolicySettings {
-    /// Most client addresses and end users held one by one, over all limits (48 bytes each).
+    /// Most client addresses and end users held one by one, over all limits (72 bytes each).
     pub max_dynamic_keys: usize,
     /// Key of the hash by which they are held; random, so that nobody can aim for one bucket. What
     /// they have spent is found again after a restart under the same key only.
@@ -81,10 +81,18 @@ impl Summary {
 }
 
 /// Validates documents as [`Policy::apply`] would at `at_us` (unix microseconds), and changes
-/// nothing. What resolves at one instant does so at any other.
+/// nothing. What resolves at one instant does so at any later one.
 pub fn check(sources: &[Source], at_us: i64) -> Result<Snapshot, Diagnostics> {
     let dynamic = Arc::new(DynamicBuckets::new(0, [0; 16]));
     catalogue::build(sources, at_us, None, &dynamic, None)
+}
+
+/// As [`check`], with what is no mistake in the documents, and perhaps not what was meant: none or
+/// more.
+pub fn review(sources: &[Source], at_us: i64) -> Result<(Snapshot, Vec<Diagnostic>), Diagnostics> {
+    let dynamic = Arc::new(DynamicBuckets::new(0, [0; 16]));
+    let (snapshot, Diagnostics(doubts)) = catalogue::review(sources, at_us, &dynamic)?;
+    Ok((snapshot, doubts))
 }
 
 impl Policy {

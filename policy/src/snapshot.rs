@@ -4,174 +4,47 @@
 //! by one look-up, a tenant holds the whole chain of its limits from its own up to its
 //! holding's and its plan's. Bucket state is shared with the snapshots before and after.
 
+mod bits;
+mod changes;
+mod entitlements;
 mod guarantee;
+mod offers;
+mod products;
 mod rights;
 mod routes;
 mod scope;
+mod slots;
+mod tenants;
+mod upstreams;
+mod usage;
 
 use std::any::Any;
 use std::sync::{Arc, OnceLock};
 
 use hashbrown::HashTable;
 
+pub(crate) use bits::BitSet;
+pub use changes::Change;
+pub(crate) use changes::Changes;
+pub use entitlements::{Activated, Entitlements};
 pub(crate) use guarantee::{GUARANTEE, Guarantee};
-pub use rights::{Activated, Addon, Change, Entitlements, Figures, GrantedBy};
-pub(crate) use rights::{Missing, Rights};
+pub use offers::GrantedBy;
+pub use products::{Addon, ApiTier, App, Plan, SupportLevel};
+pub(crate) use rights::{Contract, Rights, Shelf, instead};
+pub use rights::{Figures, Missing};
 pub use routes::{NoRoute, RouteIndex};
 pub(crate) use routes::{RouteTable, RouteTableBuilder};
+pub(crate) use slots::{Control, EVERYWHERE, Label, QuotaPlace, Slot};
+pub(crate) use tenants::COMPOSED;
+pub use tenants::{Level, Status, Tenant};
+pub use upstreams::{Health, Peer, Protocol, Upstream};
+pub use usage::{LimitState, LimitUsage};
 
-use crate::bucket::{Bucket, Terms};
-use crate::calendar::Calendar;
-use crate::documents::Each;
+use crate::bucket::Bucket;
 use crate::dynamic::DynamicBuckets;
-use crate::gauge::Gauge;
 use crate::keys::{KeyId, Presented, SecretHash};
 use crate::members::Members;
 use crate::meters::{Meter, MeterId};
-use crate::price::Price;
-use crate::quota::Quota;
-use crate::time::Nanos;
-
-/// Where in the tree a limit stands. From the narrowest to the widest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
-    /// One API key.
-    Key,
-    /// A project of a team.
-    Project,
-    /// A team.
-    Team,
-    /// A department.
-    Department,
-    /// A business unit.
-    BusinessUnit,
-    /// A subsidiary company.
-    Subsidiary,
-    /// The holding: a root of the tree.
-    Holding,
-    /// What the tenant bought.
-    Plan,
-}
-
-impl Level {
-    /// The name in documents, headers and problem bodies.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Level::Key => "key",
-            Level::Project => "project",
-            Level::Team => "team",
-            Level::Department => "department",
-            Level::BusinessUnit => "business_unit",
-            Level::Subsidiary => "subsidiary",
-            Level::Holding => "holding",
-            Level::Plan => "plan",
-        }
-    }
-}
-
-/// Whether a tenant is served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Status {
-    /// Served.
-    Active,
-    /// Not served until it pays: 402.
-    Unpaid,
-    /// Not served: 403.
-    Suspended,
-}
-
-impl Status {
-    /// The name in documents and answers.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Status::Active => "active",
-            Status::Unpaid => "unpaid",
-            Status::Suspended => "suspended",
-        }
-    }
-}
-
-/// When support answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SupportLevel {
-    /// Eight hours, five days.
-    Basic,
-    /// Twelve hours, seven days.
-    Premium,
-    /// Around the clock.
-    Enterprise,
-}
-
-impl SupportLevel {
-    /// The name in documents and answers: hours a day, days a week.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            SupportLevel::Basic => "8/5",
-            SupportLevel::Premium => "12/7",
-            SupportLevel::Enterprise => "24/7",
-        }
-    }
-}
-
-/// Which part of the APIs a plan opens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum ApiTier {
-    /// Basic APIs.
-    Basic,
-    /// All standard APIs.
-    Complete,
-    /// All APIs and the premium ones.
-    Premium,
-}
-
-impl ApiTier {
-    /// The name in documents and answers.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            ApiTier::Basic => "basic",
-            ApiTier::Complete => "complete",
-            ApiTier::Premium => "premium",
-        }
-    }
-}
-
-/// A version of a plan as sold.
-#[derive(Debug)]
-pub struct Plan {
-    /// Its id, the same for all versions.
-    pub id: Box<str>,
-    /// Which version of it.
-    pub version: u32,
-    /// Whether it is what somebody would get who came onto the plan now.
-    pub is_offered: bool,
-    /// What it costs, where that is said.
-    pub price: Option<Price>,
-    /// Its name for people.
-    pub title: Box<str>,
-    /// Active users; `None`: unlimited.
-    pub users: Option<u64>,
-    /// Activated apps; `None`: unlimited.
-    pub app_count: Option<u64>,
-    /// Storage in GB (10^9 bytes); `None`: unlimited.
-    pub storage_gb: Option<u64>,
-    /// Support hours.
-    pub support: SupportLevel,
-    /// API tier.
-    pub api_tier: ApiTier,
-    pub(crate) apps: BitSet,
-    pub(crate) features: BitSet,
-}
-
-/// An app: what a tenant is entitled to or not.
-#[derive(Debug)]
-pub struct App {
-    /// Its id.
-    pub id: Box<str>,
-    /// Its name for people.
-    pub title: Box<str>,
-    /// The request header that names the end user, lower case.
-    pub end_user_header: Option<Box<str>>,
-}
 
 /// A route: which app and upstream a request belongs to, and what it costs.
 #[derive(Debug)]
@@ -199,151 +72,6 @@ pub struct Route {
     pub(crate) feature: Option<u32>,
 }
 
-/// A named pool of servers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Upstream {
-    /// Its id.
-    pub id: Box<str>,
-    /// Its servers.
-    pub peers: Vec<Peer>,
-    /// What they speak.
-    pub protocol: Protocol,
-    /// Whether they speak TLS.
-    pub tls: bool,
-    /// The server name for TLS; empty: the peer's host.
-    pub sni: Box<str>,
-    /// Milliseconds to connect.
-    pub connect_timeout_ms: u64,
-    /// Milliseconds between two reads.
-    pub read_timeout_ms: u64,
-    /// Milliseconds between two writes.
-    pub write_timeout_ms: u64,
-    /// Milliseconds an unused connection is kept.
-    pub idle_timeout_ms: u64,
-    /// Further tries after a failure to connect.
-    pub retries: u32,
-    /// Active health check; `None`: every peer counts as healthy.
-    pub health: Option<Health>,
-}
-
-/// What the servers of a pool speak.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Protocol {
-    /// HTTP/1.1.
-    #[default]
-    Http1,
-    /// HTTP/2, which gRPC needs: by ALPN over TLS, with prior knowledge without.
-    Http2,
-}
-
-/// One server of a pool.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peer {
-    /// `HOST:PORT`.
-    pub address: Box<str>,
-    /// Its share of the requests, relative to its siblings.
-    pub weight: u32,
-}
-
-/// How a server's health is probed: `GET path`, any 2xx is healthy.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Health {
-    /// The path to ask.
-    pub path: Box<str>,
-    /// Milliseconds between probes.
-    pub interval_ms: u64,
-    /// Milliseconds a probe may take.
-    pub timeout_ms: u64,
-    /// Successes in a row after which a peer is healthy again.
-    pub healthy_after: u32,
-    /// Failures in a row after which it is not.
-    pub unhealthy_after: u32,
-}
-
-/// A node of the tree of tenants.
-#[derive(Debug)]
-pub struct Tenant {
-    /// Its id.
-    pub id: Box<str>,
-    /// The ids from its root to itself, joined with `/`.
-    pub path: Box<str>,
-    /// Where it stands.
-    pub level: Level,
-    /// The widest of its own status and its ancestors'.
-    pub status: Status,
-    pub(crate) rights: Arc<Rights>,
-    /// End of the trial it is on, unix microseconds.
-    pub(crate) trial_until_us: Option<i64>,
-    pub(crate) chain: Box<[Slot]>,
-    /// Its days: a member has a row in each.
-    pub(crate) days: Arc<Calendar>,
-    /// Whether any of the chain is a guarantee.
-    pub(crate) guarantees: bool,
-    /// Index of its `RateLimit-Policy` value, or [`COMPOSED`].
-    pub(crate) policy_field: u32,
-}
-
-impl Tenant {
-    /// The id of its root.
-    pub fn root(&self) -> &str {
-        self.path.split_once('/').map_or(&*self.path, |(root, _)| root)
-    }
-}
-
-/// The policy field differs by request: it is put together for each.
-pub(crate) const COMPOSED: u32 = u32::MAX;
-
-/// One limit of a chain, with its state.
-#[derive(Clone, Debug)]
-pub(crate) struct Slot {
-    pub(crate) control: Control,
-    /// Index into [`Snapshot::labels`].
-    pub(crate) label: u32,
-    /// The tenant it stands at.
-    pub(crate) owner: u32,
-    pub(crate) level: Level,
-    /// Index into [`Snapshot::scopes`], or [`EVERYWHERE`].
-    pub(crate) scope: u32,
-}
-
-pub(crate) const EVERYWHERE: u32 = u32::MAX;
-
-#[derive(Clone, Debug)]
-pub(crate) enum Control {
-    Bucket {
-        bucket: Arc<Bucket>,
-        terms: Terms,
-    },
-    /// Stands right before the ceiling of its share. Boxed: most chains have none, and slots stay
-    /// small.
-    Guarantee(Box<Guarantee>),
-    Gauge {
-        gauge: Arc<Gauge>,
-        max: u32,
-    },
-    Each {
-        each: Each,
-        limit: u64,
-        terms: Terms,
-    },
-    Quota(Arc<Quota>),
-}
-
-/// Where a quota stands: a slot of the chain of its owner.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct QuotaPlace {
-    pub(crate) key: u128,
-    pub(crate) owner: u32,
-    pub(crate) slot: u8,
-}
-
-/// A limit's name: `requests` of level `team` is `team/requests`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Label {
-    pub(crate) name: Box<str>,
-    pub(crate) full: Box<str>,
-}
-
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) id: KeyId,
@@ -351,31 +79,6 @@ pub(crate) struct Entry {
     pub(crate) disabled: bool,
     pub(crate) tenant: u32,
     pub(crate) own: Box<[Slot]>,
-}
-
-/// A set of small numbers.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) struct BitSet(Vec<u64>);
-
-impl BitSet {
-    pub(crate) fn insert(&mut self, index: u32) {
-        let word = index as usize / 64;
-        if self.0.len() <= word {
-            self.0.resize(word + 1, 0);
-        }
-        self.0[word] |= 1 << (index % 64);
-    }
-
-    pub(crate) fn extend(&mut self, other: &BitSet) {
-        if self.0.len() < other.0.len() {
-            self.0.resize(other.0.len(), 0);
-        }
-        self.0.iter_mut().zip(&other.0).for_each(|(word, more)| *word |= more);
-    }
-
-    pub(crate) fn contains(&self, index: u32) -> bool {
-        self.0.get(index as usize / 64).is_some_and(|word| word >> (index % 64) & 1 == 1)
-    }
 }
 
 /// An immutable catalogue. Cheap to share, never changed; bucket state lives beside it.
@@ -388,9 +91,10 @@ pub struct Snapshot {
     pub(crate) hasher: foldhash::fast::FixedState,
     /// The instant it was made for, unix microseconds.
     pub(crate) at_us: i64,
-    /// In order of their instants.
-    pub(crate) changes: Vec<Change>,
+    pub(crate) changes: Changes,
     pub(crate) plans: Vec<Plan>,
+    /// The places of the versions of each plan.
+    pub(crate) plan_versions: Vec<Box<[u32]>>,
     pub(crate) addons: Vec<Addon>,
     /// Names of features.
     pub(crate) features: Vec<Box<str>>,
@@ -435,47 +139,6 @@ pub enum NotIdentified {
     Unknown,
     /// Switched off by the operator.
     Disabled,
-}
-
-/// A limit of a tenant as it stands now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LimitUsage {
-    /// Where it stands.
-    pub level: Level,
-    /// The tenant it stands at.
-    pub tenant: String,
-    /// Its name.
-    pub name: String,
-    /// What it measures.
-    pub state: LimitState,
-}
-
-/// The state of a limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LimitState {
-    /// A token bucket.
-    Rate {
-        /// Nanoseconds for one token.
-        interval_ns: u64,
-        /// Tokens when full.
-        burst: u64,
-        /// Tokens left.
-        remaining: u64,
-    },
-    /// A concurrency limit.
-    Concurrent {
-        /// In flight at most.
-        max: u32,
-        /// In flight now.
-        in_flight: u32,
-    },
-    /// One bucket for each client or user; no single state.
-    Each {
-        /// Nanoseconds for one token.
-        interval_ns: u64,
-        /// Tokens when full.
-        burst: u64,
-    },
 }
 
 impl Snapshot {
@@ -534,41 +197,6 @@ impl Snapshot {
         use std::hash::BuildHasher;
         let hash = self.hasher.hash_one(id);
         self.key_index.find(hash, |index| self.keys[*index as usize].id == id).copied()
-    }
-
-    /// The limits that hold a tenant, narrowest first, and their state. `None`: no such tenant.
-    ///
-    /// The guarantee of a share stands before it, under the share's name and `:guarantee`. Quotas
-    /// are shown by [`quotas_of`](Self::quotas_of).
-    pub fn usage(&self, tenant: &str, now: Nanos) -> Option<Vec<LimitUsage>> {
-        let tenant = self.tenant(tenant)?;
-        Some(self.usage_of(&tenant.chain, now))
-    }
-
-    fn usage_of(&self, slots: &[Slot], now: Nanos) -> Vec<LimitUsage> {
-        let rate = |bucket: &Bucket, terms: Terms| LimitState::Rate {
-            interval_ns: terms.interval_ns,
-            burst: terms.burst,
-            remaining: bucket.remaining(terms, now),
-        };
-        let limits = slots.iter().filter_map(|slot| {
-            let state = match &slot.control {
-                Control::Bucket { bucket, terms } => rate(bucket, *terms),
-                Control::Guarantee(guarantee) => rate(&guarantee.bucket, guarantee.terms),
-                Control::Gauge { gauge, max } => {
-                    LimitState::Concurrent { max: *max, in_flight: gauge.count() }
-                }
-                Control::Each { terms, .. } => {
-                    LimitState::Each { interval_ns: terms.interval_ns, burst: terms.burst }
-                }
-                Control::Quota(_) => return None,
-            };
-            let level = slot.level;
-            let tenant = self.tenants[slot.owner as usize].id.to_string();
-            let name = self.labels[slot.label as usize].name.to_string();
-            Some(LimitUsage { level, tenant, name, state })
-        });
-        limits.collect()
     }
 
     /// An app by its id.

@@ -19,7 +19,7 @@ pub(crate) fn entitlements_json(has: &Entitlements<'_>) -> Value {
         "app_count": figures.app_count,
         "storage_gb": figures.storage_gb,
         "api_tier": figures.api_tier.as_str(),
-        "support": has.support.as_str(),
+        "support": figures.support.as_str(),
         "addons": has.addons.iter().map(|addon| addon_json(addon)).collect::<Vec<_>>(),
         "features": has.features,
         "apps": has.apps.iter().map(app_json).collect::<Vec<_>>(),

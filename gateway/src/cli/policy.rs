@@ -27,8 +27,9 @@ Examples:
   orbit policy check
   orbit policy check config/policy data/policy/demo-keys.toml
 
-Changes that are still to come are checked like those that have come. The next one is shown, and so
-are apps that a tenant has activated and cannot use, as warnings.
+Changes that are still to come are checked like those that have come. The next one is shown. Warnings
+are what is no mistake and perhaps not meant: guarantees that do not hold for every request, with
+their place, and apps that a tenant has activated and cannot use.
 
 Exit code 0: valid. 1: mistakes, all of them on standard output.")]
     Check {
@@ -64,19 +65,19 @@ impl Policy {
         let now_us = Clock::start().unix_us();
         match self {
             Policy::Check { paths } => {
-                let snapshot = judge(&paths, now_us)?;
+                let (snapshot, doubts) = judge(&paths, now_us)?;
                 let Summary { tenants, keys, plans, apps, routes } = Summary::of(&snapshot);
                 output::line(format_args!(
                     "ok: {tenants} tenants, {keys} keys, {plans} plans, {apps} apps, \
                      {routes} routes"
                 ));
-                show_warnings(&snapshot);
+                show_warnings(&doubts, &snapshot);
                 if let Some(change) = snapshot.upcoming().first() {
                     show_next(change);
                 }
             }
             Policy::Show { tenant, paths, at } => {
-                let snapshot = judge(&paths, at.unwrap_or(now_us))?;
+                let (snapshot, _) = judge(&paths, at.unwrap_or(now_us))?;
                 let found = snapshot.tenant(&tenant);
                 let found = found.with_context(|| format!("there is no tenant `{tenant}`"))?;
                 let shown = entitlements_json(&snapshot.entitlements_of(found));
@@ -87,11 +88,11 @@ impl Policy {
     }
 }
 
-/// Every mistake is a line.
-fn judge(paths: &[PathBuf], at_us: i64) -> anyhow::Result<Snapshot> {
+/// Every mistake is a line. Returns what is none, but doubtful, beside the snapshot.
+fn judge(paths: &[PathBuf], at_us: i64) -> anyhow::Result<(Snapshot, Vec<Diagnostic>)> {
     let judged = reload::read(paths)
         .map_err(Diagnostics)
-        .and_then(|sources| orbit_policy::check(&sources, at_us));
+        .and_then(|sources| orbit_policy::review(&sources, at_us));
     judged.or_else(|Diagnostics(diagnostics)| {
         diagnostics.iter().map(Diagnostic::to_string).for_each(output::line);
         let count = diagnostics.len();
@@ -100,14 +101,16 @@ fn judge(paths: &[PathBuf], at_us: i64) -> anyhow::Result<Snapshot> {
 }
 
 /// A downgrade must not make a policy invalid, but somebody should know what it takes away.
-fn show_warnings(snapshot: &Snapshot) {
-    let mut unusable = snapshot.unusable_apps();
-    for (tenant, activated) in unusable.by_ref().take(WARNINGS) {
+fn show_warnings(doubts: &[Diagnostic], snapshot: &Snapshot) {
+    let unusable = snapshot.unusable_apps().map(|(tenant, activated)| {
         let why = if activated.granted { "is beyond the number of apps" } else { "is not granted" };
-        let (tenant, app) = (&tenant.id, &activated.app.id);
-        output::line(format_args!("warning: tenant.{tenant}.apps: `{app}` {why}"));
+        format!("tenant.{}.apps: `{}` {why}", tenant.id, activated.app.id)
+    });
+    let mut warnings = doubts.iter().map(Diagnostic::to_string).chain(unusable);
+    for warning in warnings.by_ref().take(WARNINGS) {
+        output::line(format_args!("warning: {warning}"));
     }
-    let more = unusable.count();
+    let more = warnings.count();
     if more > 0 {
         output::line(format_args!("and {more} more warnings"));
     }

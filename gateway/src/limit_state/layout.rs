@@ -6,23 +6,27 @@
 //! magic 8 | version u32 | hash key 16 | boot u128 | boot_ns u64 | unix_us i64 | now_ns u64 |
 //! body length u64 | CRC-32 of the body u32 | CRC-32 of the header before it u32
 //!
-//! 1, 2, 3   limits of a tenant, of its plan, of a key: owner | count u8 | for each limit
-//!           name | 1 (token bucket) | interval_ns u64 | full_ns u64
-//! 4         a client's or end user's bucket: subject u128 | interval_ns u64 | full_ns u64
+//! 1, 2, 3   limits of a tenant, of its plan, of a key: id | count u8 | for each limit
+//!           name | 1 (token bucket) | debt; of a plan, the tenant's id | the plan's id
+//! 4         a client's or end user's bucket: subject u128 | debt
 //! 5         all clients and end users were emptied: at_ns i64
+//!
+//! debt      interval_ns u64 | burst u64 | full_ns u64 | paid_ns u64
 //! ```
 //!
-//! Owner and name are a length in one byte and text. Instants are on the time scale of the process
+//! Ids and names are a length in one byte and text. A bucket is full at `full_ns` and out of arrears
+//! at `paid_ns`; 0 where it is so already. Instants are on the time scale of the process
 //! that wrote them, at `now_ns` in the header: as long as nothing is taken, the body stays the
 //! same. Guarantees that a single damaged byte anywhere is noticed, and that no bytes panic.
 
+use orbit_policy::bucket::Terms;
 use orbit_policy::{Debt, Held, Nanos, Owner, Record, Spent};
 
 use crate::clock::Stamp;
 
 const MAGIC: [u8; 8] = *b"ORBLIMIT";
 /// The layout above. Another one is another number.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// How long the header is.
 pub(super) const HEADER_BYTES: usize = 84;
 
@@ -85,13 +89,16 @@ pub(super) fn header(header: &Header, body: &[u8]) -> [u8; HEADER_BYTES] {
 pub(super) fn note(record: &Record<'_>, now: Nanos, body: &mut Vec<u8>) -> usize {
     match *record {
         Record::Limits { owner, limits } => {
-            let (tag, id) = match owner {
-                Owner::Tenant(id) => (TENANT, id),
-                Owner::Plan(id) => (PLAN, id),
-                Owner::Key(id) => (KEY, id),
+            let (tag, id, plan) = match owner {
+                Owner::Tenant(id) => (TENANT, id, None),
+                Owner::Plan { tenant, plan } => (PLAN, tenant, Some(plan)),
+                Owner::Key(id) => (KEY, id, None),
             };
             body.push(tag);
             note_text(id, body);
+            if let Some(plan) = plan {
+                note_text(plan, body);
+            }
             body.push(u8::try_from(limits.len()).expect("a chain has 64 limits at most"));
             for Held { name, spent: Spent::Tokens(debt) } in limits {
                 note_text(name, body);
@@ -100,7 +107,7 @@ pub(super) fn note(record: &Record<'_>, now: Nanos, body: &mut Vec<u8>) -> usize
             }
             limits
                 .iter()
-                .filter(|held| matches!(held.spent, Spent::Tokens(d) if d.ahead_ns > 0))
+                .filter(|held| matches!(held.spent, Spent::Tokens(debt) if !debt.is_none()))
                 .count()
         }
         Record::Dynamic { subject, debt } => {
@@ -124,10 +131,14 @@ fn note_text(text: &str, body: &mut Vec<u8>) {
 }
 
 fn note_debt(debt: Debt, now: Nanos, body: &mut Vec<u8>) {
-    body.extend_from_slice(&debt.interval_ns.to_le_bytes());
-    // A full bucket is noted as such: when it was full is of no interest.
-    let full_ns = if debt.ahead_ns == 0 { 0 } else { now.plus(debt.ahead_ns).0 };
-    body.extend_from_slice(&full_ns.to_le_bytes());
+    let Debt { terms, ahead_ns, arrears_ns } = debt;
+    let full = now.plus(ahead_ns);
+    // What is paid is noted as such: since when it is so is of no interest.
+    let full_ns = if ahead_ns == 0 { 0 } else { full.0 };
+    let paid_ns = if arrears_ns == 0 { 0 } else { full.plus(arrears_ns).0 };
+    for number in [terms.interval_ns, terms.burst, full_ns, paid_ns] {
+        body.extend_from_slice(&number.to_le_bytes());
+    }
 }
 
 /// Reads a header, and returns it with the length and the checksum of the body to come.
@@ -209,9 +220,14 @@ impl<'b> Reader<'b> {
     }
 
     fn debt(&mut self, now: Nanos) -> Result<Debt, Unreadable> {
-        let interval_ns = self.u64()?;
-        let ahead_ns = Nanos(self.u64()?).since(now);
-        if interval_ns == 0 { Err(Unreadable) } else { Ok(Debt { interval_ns, ahead_ns }) }
+        let terms = Terms { interval_ns: self.u64()?, burst: self.u64()? };
+        let full = Nanos(self.u64()?).max(now);
+        let arrears_ns = Nanos(self.u64()?).since(full);
+        let means_something = terms.interval_ns.checked_mul(terms.burst).is_some_and(|ns| ns > 0);
+        if !means_something {
+            return Err(Unreadable);
+        }
+        Ok(Debt { terms, ahead_ns: full.since(now), arrears_ns })
     }
 
     fn record(
@@ -226,7 +242,7 @@ impl<'b> Reader<'b> {
                 let id = self.text()?;
                 let owner = match tag {
                     TENANT => Owner::Tenant(id),
-                    PLAN => Owner::Plan(id),
+                    PLAN => Owner::Plan { tenant: id, plan: self.text()? },
                     _ => Owner::Key(id),
                 };
                 limits.clear();

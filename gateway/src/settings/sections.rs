@@ -98,7 +98,7 @@ pub struct PolicyFiles {
     pub paths: Vec<PathBuf>,
     /// Whether a change on disk is applied by itself.
     pub watch: bool,
-    /// Most client addresses and end users whose limits are held one by one, 48 bytes each.
+    /// Most client addresses and end users whose limits are held one by one, 72 bytes each.
     pub max_dynamic_keys: usize,
 }
 

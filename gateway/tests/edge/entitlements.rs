@@ -152,13 +152,93 @@ async fn the_app_after_the_last_that_fits_is_refused_and_no_other() {
         assert_eq!(bench.get(path).await.0, StatusCode::OK, "{path}");
     }
     let detail = "`acme` may use 2 apps on the plan `small`, and `crm` was activated after them. \
-                  Give up another one, or change to a plan with more: plan big, plan all.";
+                  Give up another one, or have more. Granted by: plan big, plan all.";
     let expected = json!({
         "type": "app-limit-exceeded", "app": "crm", "plan": "small", "detail": detail,
         "app-limit": 2, "activated": ["people", "ai", "finance", "crm"],
         "granted-by": { "plans": ["big", "all"], "addons": [] },
     });
     assert_eq!(refused(&bench, "/crm").await, expected);
+}
+
+/// More than one thing missing, plans that nobody is told of, and a newer version of the tenant's own.
+#[tokio::test]
+async fn only_what_grants_all_that_is_missing_by_itself_is_named() {
+    let more = r#"
+[[plan]]
+id = "small"
+version = 2
+from = "2020-01-01"
+apps = ["crm", "people", "ai"]
+[[plan]]
+id = "bespoke"
+public = false
+api_tier = "premium"
+features = ["gpt4", "sso"]
+[[addon]]
+id = "login"
+features = ["sso"]
+[[route]]
+id = "deep"
+app = "ai"
+path = "/ai/deep"
+tier = "premium"
+feature = "gpt4"
+upstream = "apps"
+[[route]]
+id = "login"
+app = "crm"
+path = "/crm/login"
+tier = "complete"
+feature = "sso"
+upstream = "apps"
+"#;
+    let listed = bench(&format!("plan = \"small@1\"\napps = [\"crm\"]\n{more}")).await;
+    let unlisted = bench(&format!("plan = \"small@1\"\n{more}")).await;
+    let granted = |plans: &[&str], addons: &[&str]| json!({ "plans": plans, "addons": addons });
+    for (bench, path, by, says) in [
+        // The newest of its own plan's versions has the app. On `big` it would be the fourth of three.
+        (
+            &unlisted,
+            "/ai",
+            granted(&["all", "small@2"], &["models"]),
+            "not part of the plan `small`. Granted by: plan all, plan small@2, add-on models.",
+        ),
+        (
+            &listed,
+            "/ai",
+            granted(&["big", "all", "small@2"], &["models"]),
+            "add-on models. Then add it to `apps` of the tenant in the policy, and of the tenants above",
+        ),
+        (
+            &unlisted,
+            "/ai/deep",
+            granted(&["all"], &[]),
+            "not part of the plan `small`. Missing as well: the premium APIs, the feature `gpt4`. All of \
+             it is granted by: plan all.",
+        ),
+        // A plan has the one, an add-on the other, and a plan that has both is nobody's business.
+        (
+            &unlisted,
+            "/crm/login",
+            granted(&[], &[]),
+            "has the basic ones. Missing as well: the feature `sso`. No single plan and no single add-on \
+             grants all of it.",
+        ),
+        // Two are activated by themselves, and there is no room for the third.
+        (
+            &unlisted,
+            "/people",
+            granted(&["big", "all", "small@2"], &[]),
+            "Missing as well: room among the 2 apps that may be used. All of it is granted by: plan big",
+        ),
+    ] {
+        let problem = refused(bench, path).await;
+        assert_eq!(problem["granted-by"], by, "{path}");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains(says), "{path}: {detail}");
+        assert!(!problem.to_string().contains("bespoke"), "{path}: {problem}");
+    }
 }
 
 const OK: StatusCode = StatusCode::OK;

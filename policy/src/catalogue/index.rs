@@ -1,5 +1,6 @@
 //! Names to numbers: ids of one kind, and interned values.
 
+use std::cell::Cell;
 use std::hash::Hash;
 
 use foldhash::fast::FixedState;
@@ -21,10 +22,17 @@ impl<'d> Broken<'d> {
     }
 }
 
+/// Ids of one kind that are compared with wrong ones, over all of those: less than a second.
+const COMPARED: usize = 100_000;
+/// The most letters in which a slip of the pen differs.
+const SLIP: usize = 2;
+
 /// The ids of one kind of table, numbered in the order of the text.
 pub(super) struct Index<'d> {
     kind: &'static str,
     map: HashMap<&'d str, (u32, Place), FixedState>,
+    /// How many ids may still be compared with wrong ones.
+    compared: Cell<usize>,
 }
 
 impl<'d> Index<'d> {
@@ -42,7 +50,7 @@ impl<'d> Index<'d> {
                 findings.add_with(id.place, key, "the id is taken already, at", first);
             }
         }
-        Index { kind, map }
+        Index { kind, map, compared: Cell::new(COMPARED) }
     }
 
     pub(super) fn get(&self, id: &str) -> Option<u32> {
@@ -66,13 +74,15 @@ impl<'d> Index<'d> {
         found
     }
 
-    /// The nearest id that is there, for a slip of the pen.
+    /// The nearest id that is there, for a slip of the pen; while there is time for it.
     fn hint(&self, wrong: &str) -> String {
-        if self.map.len() > 10_000 {
+        let Some(left) = self.compared.get().checked_sub(self.map.len()) else {
             return String::new();
-        }
-        let near = self.map.keys().map(|id| (distance(wrong, id), *id)).min();
-        match near.filter(|(distance, _)| *distance <= 2) {
+        };
+        self.compared.set(left);
+        let alike = self.map.keys().filter(|id| id.len().abs_diff(wrong.len()) <= SLIP);
+        let near = alike.map(|id| (distance(wrong, id), *id)).min();
+        match near.filter(|(distance, _)| *distance <= SLIP) {
             Some((_, id)) => format!("; did you mean `{id}`?"),
             None => String::new(),
         }

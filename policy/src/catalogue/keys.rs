@@ -72,7 +72,8 @@ fn own_slots(
     limits: &mut Limits<'_>,
     findings: &mut Findings,
 ) -> Box<[Slot]> {
-    let resolved = limits.resolve(&doc.limits, Level::Key, &format!("key.{id}"), None, findings);
+    let resolved =
+        limits.resolve(&doc.limits, Level::Key.into(), &format!("key.{id}"), None, findings);
     let before: Vec<&Slot> = match limits.previous {
         Some(previous) => previous
             .key_position(id)
@@ -80,7 +81,7 @@ fn own_slots(
         None => Vec::new(),
     };
     let owner = Owner { tenant, known_as: id.as_str() };
-    let own = limits.slots(&resolved, owner, &before);
+    let own = limits.slots(&resolved, owner, &before, true);
     // A tenant that could not be grown has a finding of its own.
     let shared = tenants.longest.get(tenant as usize).copied().unwrap_or_default();
     if own.len() + shared > MAX_CHAIN {

@@ -1,11 +1,13 @@
 //! Limits to slots: names and scopes resolved, state taken over from the snapshot before (**P3**).
 
+use std::fmt;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::edges::Routes;
 use super::index::{Broken, Interner};
 use super::products::Products;
-use super::shares::{Above, Split, shifted};
+use super::shares::{Above, NotShared, Split, shifted};
 use crate::bucket::{Bucket, Terms};
 use crate::diagnostics::Findings;
 use crate::documents::{Each, LimitDoc, LimitKind, PlanDoc, Written};
@@ -24,6 +26,28 @@ pub(crate) struct Limits<'b> {
     pub(super) labels: Interner<Label>,
     pub(super) scopes: Interner<BitSet>,
     pub(super) inherited: Vec<Arc<Bucket>>,
+}
+
+/// Where limits stand: a level and, of several projects one below the other, which.
+#[derive(Clone, Copy)]
+pub(super) struct Rung {
+    pub(super) level: Level,
+    /// From 1.
+    pub(super) number: u8,
+}
+
+impl From<Level> for Rung {
+    fn from(level: Level) -> Rung {
+        Rung { level, number: 1 }
+    }
+}
+
+impl fmt::Display for Rung {
+    /// `team`, or `project-2`: no two rungs of a chain have one name.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.level.as_str())?;
+        if self.number > 1 { write!(f, "-{}", self.number) } else { Ok(()) }
+    }
 }
 
 /// A limit with its names resolved, not yet anybody's.
@@ -48,6 +72,15 @@ enum Kind {
 impl Resolved {
     pub(super) fn label(&self) -> u32 {
         self.label
+    }
+
+    /// The rate it holds everybody to together.
+    pub(super) fn rate(&self) -> Result<Terms, NotShared> {
+        match self.kind {
+            Kind::Rate(terms) => Ok(terms),
+            Kind::Concurrent(_) => Err(NotShared::InFlight),
+            Kind::Each(..) | Kind::Guarantee(..) => Err(NotShared::ForEach),
+        }
     }
 
     /// Its rate as written; of no use where it is no rate limit.
@@ -80,10 +113,10 @@ impl<'b> Limits<'b> {
         &mut self,
         plans: &[PlanDoc<'_>],
         findings: &mut Findings,
-    ) -> Vec<Vec<Resolved>> {
+    ) -> Vec<Rc<[Resolved]>> {
         let resolve = |plan: &PlanDoc<'_>| {
             let at = format!("plan.{}", plan.id.value);
-            self.resolve(&plan.limits, Level::Plan, &at, None, findings)
+            self.resolve(&plan.limits, Level::Plan.into(), &at, None, findings).into()
         };
         plans.iter().map(resolve).collect()
     }
@@ -93,7 +126,7 @@ impl<'b> Limits<'b> {
     pub(super) fn resolve(
         &mut self,
         docs: &[LimitDoc<'_>],
-        level: Level,
+        rung: Rung,
         at: &str,
         mut above: Option<Above<'_>>,
         findings: &mut Findings,
@@ -110,8 +143,9 @@ impl<'b> Limits<'b> {
                     first.name.place,
                 );
             }
-            let label = self.label(level, &doc.name.value);
-            let one = |scope, kind| Resolved { label, scope, level, kind, written: doc.written };
+            let label = self.label(rung, &doc.name.value);
+            let (level, written) = (rung.level, doc.written);
+            let one = |scope, kind| Resolved { label, scope, level, kind, written };
             let kind = match (doc.kind, doc.each) {
                 (LimitKind::Concurrent { max }, _) => Kind::Concurrent(max),
                 (LimitKind::Rate { interval_ns, burst }, None) => {
@@ -127,12 +161,13 @@ impl<'b> Limits<'b> {
                         findings.add(share.guarantee_at, format!("{at}.guarantee"), message);
                         continue;
                     };
-                    let split = above.split(doc, share, label, &self.labels, &at, findings);
+                    let place = (index, label);
+                    let split = above.split(doc, share, place, &self.labels, &at, findings);
                     let Some(Split { guarantee, ceiling, secures, scope }) = split else {
                         continue;
                     };
                     let name = format!("{}{GUARANTEE}", doc.name.value);
-                    let of_guarantee = self.label(level, &name);
+                    let of_guarantee = self.label(rung, &name);
                     let kind = Kind::Guarantee(guarantee, secures);
                     resolved.push(Resolved { label: of_guarantee, ..one(scope, kind) });
                     resolved.push(one(scope, Kind::Rate(ceiling)));
@@ -152,8 +187,8 @@ impl<'b> Limits<'b> {
         resolved
     }
 
-    fn label(&mut self, level: Level, name: &str) -> u32 {
-        let full = format!("{}/{name}", level.as_str()).into();
+    fn label(&mut self, rung: Rung, name: &str) -> u32 {
+        let full = format!("{rung}/{name}").into();
         self.labels.intern(Label { name: name.into(), full })
     }
 
@@ -185,17 +220,20 @@ impl<'b> Limits<'b> {
     }
 
     /// Slots of one owner. `before` are the owner's slots of the snapshot before, of the same
-    /// kind (its own, or its plan's).
+    /// kind (its own, or its plan's). One that is gone may be a new one renamed, unless the owner
+    /// has come onto another plan.
     pub(super) fn slots(
         &mut self,
         resolved: &[Resolved],
         owner: Owner<'_>,
         before: &[&Slot],
+        may_be_renamed: bool,
     ) -> Vec<Slot> {
         let mut used = vec![false; before.len()];
         let mut found: Vec<Option<usize>> = vec![None; resolved.len()];
         // First by name; then a limit that is new takes over from one that is gone.
-        for by_name in [true, false] {
+        let ways: &[bool] = if may_be_renamed { &[true, false] } else { &[true] };
+        for &by_name in ways {
             for (limit, found) in resolved.iter().zip(&mut found).filter(|(_, f)| f.is_none()) {
                 let fits = |(index, slot): &(usize, &&Slot)| {
                     !used[*index] && self.fits(limit, slot, by_name)

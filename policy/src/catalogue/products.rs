@@ -4,7 +4,7 @@ use super::index::{Broken, Index, Interner};
 use super::versions::Versions;
 use crate::diagnostics::Findings;
 use crate::documents::{AddonDoc, AppDoc, Located, PlanDoc, Text};
-use crate::snapshot::{Addon, App, BitSet, Plan};
+use crate::snapshot::{Addon, App, BitSet, Plan, Shelf};
 
 pub(crate) struct Products<'d> {
     pub(super) apps: Vec<App>,
@@ -13,9 +13,6 @@ pub(crate) struct Products<'d> {
     pub(super) app_ids: Index<'d>,
     pub(super) plan_ids: Versions<'d>,
     pub(super) addon_ids: Index<'d>,
-    /// Apps of each plan and of each add-on, in the order in which they are activated by themselves.
-    pub(super) plan_apps: Vec<Vec<u32>>,
-    pub(super) addon_apps: Vec<Vec<u32>>,
     /// Their names.
     pub(super) features: Interner<Box<str>>,
 }
@@ -24,21 +21,11 @@ fn owned(title: Option<&Text<'_>>, id: &str) -> Box<str> {
     title.map_or_else(|| id.into(), |title| (**title).into())
 }
 
-fn set(members: &[u32]) -> BitSet {
-    let mut set = BitSet::default();
-    for member in members {
-        set.insert(*member);
-    }
-    set
-}
-
 impl<'d> Products<'d> {
-    /// `at_us` decides which version of a plan is offered.
     pub(super) fn build<'i: 'd>(
         apps: &'d [AppDoc<'i>],
         plans: &'d [PlanDoc<'i>],
         addons: &'d [AddonDoc<'i>],
-        at_us: i64,
         broken: &Broken<'_>,
         findings: &mut Findings,
     ) -> Self {
@@ -50,31 +37,29 @@ impl<'d> Products<'d> {
             let found = list.iter().filter_map(|app| app_ids.refer(app, key, broken, findings));
             found.collect::<Vec<u32>>()
         };
-        let plan_apps: Vec<_> = plans
-            .iter()
-            .map(|plan| match &plan.apps {
-                Some(list) => listed("plan", &plan.id.value, list),
-                None => (0..apps.len() as u32).collect(),
-            })
-            .collect();
-        let addon_apps: Vec<_> =
-            addons.iter().map(|addon| listed("addon", &addon.id.value, &addon.apps)).collect();
         let mut features = Interner::new();
-        let mut intern = |names: &[Located<Text<'_>>]| {
-            set(&names.iter().map(|n| features.intern((*n.value).into())).collect::<Vec<_>>())
+        let mut intern = |names: &[Located<Text<'_>>]| -> BitSet {
+            names.iter().map(|name| features.intern((*name.value).into())).collect()
         };
-        let offered = plan_ids.offered(at_us, plans.len());
-        let plan_rows =
-            plans.iter().zip(&plan_apps).zip(offered).map(|((doc, apps), is_offered)| {
-                plan(doc, is_offered, set(apps), intern(&doc.features))
-            });
+        let plan_rows = plans.iter().map(|doc| {
+            let app_order = match &doc.apps {
+                Some(list) => listed("plan", &doc.id.value, list),
+                None => (0..apps.len() as u32).collect(),
+            };
+            plan(doc, app_order, intern(&doc.features))
+        });
         let plan_rows = plan_rows.collect();
-        let addon_rows = addons.iter().zip(&addon_apps).map(|(doc, apps)| Addon {
-            id: (*doc.id.value).into(),
-            title: owned(doc.title.as_ref(), &doc.id.value),
-            price: doc.price.clone(),
-            apps: set(apps),
-            features: intern(&doc.features),
+        let addon_rows = addons.iter().map(|doc| {
+            let app_order = listed("addon", &doc.id.value, &doc.apps);
+            Addon {
+                id: (*doc.id.value).into(),
+                title: owned(doc.title.as_ref(), &doc.id.value),
+                price: doc.price.clone(),
+                support: doc.support,
+                apps: app_order.iter().copied().collect(),
+                app_order,
+                features: intern(&doc.features),
+            }
         });
         let addon_rows = addon_rows.collect();
         Products {
@@ -84,10 +69,13 @@ impl<'d> Products<'d> {
             app_ids,
             plan_ids,
             addon_ids,
-            plan_apps,
-            addon_apps,
             features,
         }
+    }
+
+    /// What is sold.
+    pub(super) fn shelf(&self) -> Shelf<'_> {
+        Shelf { plans: &self.plans, addons: &self.addons }
     }
 
     /// The number of a feature. One that no plan and no add-on has is a finding.
@@ -115,11 +103,12 @@ fn app(doc: &AppDoc<'_>) -> App {
     }
 }
 
-fn plan(doc: &PlanDoc<'_>, is_offered: bool, apps: BitSet, features: BitSet) -> Plan {
+fn plan(doc: &PlanDoc<'_>, app_order: Vec<u32>, features: BitSet) -> Plan {
     Plan {
         id: (*doc.id.value).into(),
         version: doc.version.value,
-        is_offered,
+        public: doc.public,
+        from: doc.from.as_ref().map(|from| from.value),
         price: doc.price.clone(),
         title: owned(doc.title.as_ref(), &doc.id.value),
         users: doc.users,
@@ -127,7 +116,8 @@ fn plan(doc: &PlanDoc<'_>, is_offered: bool, apps: BitSet, features: BitSet) -> 
         storage_gb: doc.storage_gb,
         support: doc.support,
         api_tier: doc.api_tier,
-        apps,
+        apps: app_order.iter().copied().collect(),
+        app_order,
         features,
     }
 }

@@ -8,7 +8,7 @@ use hashbrown::HashMap;
 use jiff::tz::{TimeZone, TimeZoneDatabase};
 
 use super::index::{Broken, Interner};
-use super::limits::{Limits, Owner};
+use super::limits::{Limits, Owner, Rung};
 use super::meters::Meters;
 use crate::calendar::{Calendar, Period};
 use crate::dates::When;
@@ -27,6 +27,12 @@ pub(super) struct Resolved<'d> {
     meter: MeterId,
     /// The limit, where the document does not say it.
     figure: Option<u64>,
+}
+
+impl<'d> Resolved<'d> {
+    pub(super) fn name(&self) -> &'d str {
+        &self.doc.name.value
+    }
 }
 
 /// The figures that are quotas by themselves.
@@ -121,21 +127,26 @@ impl<'m, 'b> Quotas<'m, 'b> {
     ) {
         let resolve = |plan: &'b PlanDoc<'b>| {
             let at = format!("plan.{}", plan.id.value);
-            let level = Level::Plan;
-            self.resolve(&plan.quotas, &plan.limits, level, &at, labels, broken, findings)
+            let rung = Level::Plan.into();
+            self.resolve(&plan.quotas, &plan.limits, rung, &at, labels, broken, findings)
         };
         self.plans = plans.iter().map(resolve).collect();
     }
 
-    /// The quotas of a plan, by its place among the plans, with what `figures` come to.
+    /// The quotas of a plan, by its place among the plans, with a contract's `own` and what `figures`
+    /// come to. What has the name of something that the contract has is replaced by that.
     pub(super) fn of_plan(
         &self,
         plan: u32,
+        own: &[Resolved<'b>],
+        is_replaced: impl Fn(&str) -> bool,
         figures: Amounts,
         labels: &mut Interner<Label>,
     ) -> Vec<Resolved<'b>> {
         let mut quotas = self.plans[plan as usize].clone();
-        self.add_figures(&mut quotas, figures, Level::Plan, labels);
+        quotas.retain(|quota| !is_replaced(quota.name()));
+        quotas.extend_from_slice(own);
+        self.add_figures(&mut quotas, figures, Level::Plan.into(), labels);
         quotas
     }
 
@@ -145,7 +156,7 @@ impl<'m, 'b> Quotas<'m, 'b> {
         &self,
         quotas: &mut Vec<Resolved<'b>>,
         figures: Amounts,
-        level: Level,
+        rung: Rung,
         labels: &mut Interner<Label>,
     ) {
         for (doc, figure) in [(&*USERS, figures.users)] {
@@ -153,9 +164,9 @@ impl<'m, 'b> Quotas<'m, 'b> {
             let is_written = quotas.iter().any(|quota| quota.doc.name.value == name);
             let meter = self.meters.find(&doc.meter.value);
             if let (Some(_), Some(meter), false) = (figure, meter, is_written) {
-                let full = format!("{}/{name}", level.as_str()).into();
+                let full = format!("{rung}/{name}").into();
                 let label = labels.intern(Label { name: name.into(), full });
-                quotas.push(Resolved { doc, label, level, meter, figure });
+                quotas.push(Resolved { doc, label, level: rung.level, meter, figure });
             }
         }
     }
@@ -166,7 +177,7 @@ impl<'m, 'b> Quotas<'m, 'b> {
         &self,
         docs: &'b [QuotaDoc<'b>],
         limits: &[LimitDoc<'_>],
-        level: Level,
+        rung: Rung,
         at: &str,
         labels: &mut Interner<Label>,
         broken: &Broken<'_>,
@@ -189,9 +200,9 @@ impl<'m, 'b> Quotas<'m, 'b> {
                 }
                 continue;
             };
-            let full = format!("{}/{}", level.as_str(), doc.name.value).into();
+            let full = format!("{rung}/{}", doc.name.value).into();
             let label = labels.intern(Label { name: (*doc.name.value).into(), full });
-            resolved.push(Resolved { doc, label, level, meter, figure: None });
+            resolved.push(Resolved { doc, label, level: rung.level, meter, figure: None });
         }
         resolved
     }

@@ -7,6 +7,8 @@
 //! rounded up, so that shares whose rates add up to no more than the limit's do so to the
 //! nanosecond: the bound proved in [`bucket`](crate::bucket) rests on it.
 
+mod ahead;
+
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
@@ -14,7 +16,8 @@ use super::index::Interner;
 use crate::bucket::Terms;
 use crate::diagnostics::{Findings, Place};
 use crate::documents::{Amount, LimitDoc, Share, Written, period, refills};
-use crate::snapshot::{Control, Label, Slot};
+use crate::snapshot::{Control, Label, Level, Slot};
+pub(super) use ahead::{Ahead, Then};
 
 const DAY_NS: u64 = 86_400_000_000_000;
 /// Millionths of a token.
@@ -22,12 +25,14 @@ const MICRO: u128 = 1_000_000;
 
 /// A rate as written.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Rate {
+pub(super) struct Rate {
     micro_per_day: u128,
 }
 
 impl Rate {
-    fn new(Written { tokens, per_ns }: Written) -> Rate {
+    pub(super) const NONE: Rate = Rate { micro_per_day: 0 };
+
+    pub(super) fn new(Written { tokens, per_ns }: Written) -> Rate {
         Rate { micro_per_day: u128::from(tokens) * u128::from(DAY_NS / per_ns) * MICRO }
     }
 
@@ -41,8 +46,12 @@ impl Rate {
         }
     }
 
+    pub(super) fn plus(self, other: Rate) -> Rate {
+        Rate { micro_per_day: self.micro_per_day + other.micro_per_day }
+    }
+
     /// `130 per second`, exact to a millionth.
-    fn show(self, per_ns: u64) -> String {
+    pub(super) fn show(self, per_ns: u64) -> String {
         let micro = self.micro_per_day * u128::from(per_ns) / u128::from(DAY_NS);
         let number = format!("{}.{:06}", micro / MICRO, micro % MICRO);
         let number = number.trim_end_matches('0').trim_end_matches('.');
@@ -52,9 +61,9 @@ impl Rate {
 
 /// A rate and what a bucket is held to by it.
 #[derive(Clone, Copy)]
-struct Held {
-    rate: Rate,
-    terms: Terms,
+pub(super) struct Held {
+    pub(super) rate: Rate,
+    pub(super) terms: Terms,
 }
 
 impl Held {
@@ -87,6 +96,47 @@ struct Whole {
 pub(super) struct Shares {
     /// By the tenant a limit stands at, and its label.
     wholes: HashMap<(u32, u32), Whole, FixedState>,
+    /// In the order of the tree: those above come first.
+    pub(super) made: Vec<Made>,
+}
+
+/// A share.
+pub(super) struct Made {
+    pub(super) tenant: u32,
+    /// Its place among the tenant's limits, and its label.
+    pub(super) limit: usize,
+    pub(super) label: u32,
+    /// The tenant at which the limit stands that it is of, and that limit's label.
+    pub(super) of: (u32, u32),
+    /// Whether that is a plan's.
+    is_of_plan: bool,
+    pub(super) guarantee: Held,
+    pub(super) ceiling: Held,
+    pub(super) scope: u32,
+    pub(super) per_ns: u64,
+}
+
+/// Why a limit has no shares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NotShared {
+    /// It bounds requests in flight.
+    InFlight,
+    /// It is one bucket for each of something.
+    ForEach,
+}
+
+impl NotShared {
+    fn message(self, name: &str) -> String {
+        match self {
+            NotShared::InFlight => format!(
+                "`{name}` above bounds requests in flight: a concurrency limit has no guarantee and \
+                 no ceiling"
+            ),
+            NotShared::ForEach => {
+                format!("`{name}` above is one limit for each of something: it has no shares")
+            }
+        }
+    }
 }
 
 /// The limits a tenant's shares may be of.
@@ -112,12 +162,13 @@ pub(super) struct Split {
 }
 
 impl Above<'_> {
-    /// Splits a share; what is wrong with it becomes a finding at `at`.
+    /// Splits a share, which has this place among the tenant's limits and this label; what is wrong
+    /// with it becomes a finding at `at`.
     pub(super) fn split(
         &mut self,
         doc: &LimitDoc<'_>,
         share: Share,
-        label: u32,
+        (limit, label): (usize, u32),
         labels: &Interner<Label>,
         at: &str,
         findings: &mut Findings,
@@ -129,26 +180,38 @@ impl Above<'_> {
         });
         let Some(position) = position else {
             if !self.in_doubt {
-                let message = format!("no tenant above has a limit `{name}` to share");
-                findings.add(doc.name.place, key("name"), message);
+                findings.add(doc.name.place, key("name"), nothing_to_share(name));
             }
             return None;
         };
         let slot = &self.slots[position];
-        let Control::Bucket { terms, .. } = &slot.control else {
-            let message =
-                format!("`{name}` above is concurrent or for each of something: it has no shares");
-            findings.add(doc.name.place, key("name"), message);
-            return None;
+        let terms = match &slot.control {
+            Control::Bucket { terms, .. } => terms,
+            other => {
+                let in_flight = matches!(other, Control::Gauge { .. });
+                let why = if in_flight { NotShared::InFlight } else { NotShared::ForEach };
+                findings.add(doc.name.place, key("name"), why.message(name));
+                return None;
+            }
         };
-        let whole = self.shares.wholes.entry((slot.owner, slot.label)).or_insert_with(|| {
-            let written = (self.written)(slot, labels.get(slot.label));
-            let held = Held { rate: Rate::new(written), terms: *terms };
-            Whole::new(held, held, written.per_ns)
-        });
+        let whole =
+            self.shares.wholes.entry((slot.owner, slot.label)).or_insert_with(|| {
+                Whole::plain((self.written)(slot, labels.get(slot.label)), *terms)
+            });
         let (guarantee, ceiling) = whole.share(share, &key, findings)?;
-        let own = Whole::new(ceiling, guarantee, share.per_ns.unwrap_or(whole.per_ns));
-        self.shares.wholes.insert((self.tenant, label), own);
+        let per_ns = share.per_ns.unwrap_or(whole.per_ns);
+        self.shares.wholes.insert((self.tenant, label), Whole::new(ceiling, guarantee, per_ns));
+        self.shares.made.push(Made {
+            tenant: self.tenant,
+            limit,
+            label,
+            of: (slot.owner, slot.label),
+            is_of_plan: slot.level == Level::Plan,
+            guarantee,
+            ceiling,
+            scope: slot.scope,
+            per_ns,
+        });
         Some(Split {
             guarantee: guarantee.terms,
             ceiling: ceiling.terms,
@@ -158,9 +221,19 @@ impl Above<'_> {
     }
 }
 
+fn nothing_to_share(name: &str) -> String {
+    format!("no tenant above has a limit `{name}` to share")
+}
+
 impl Whole {
+    /// A limit that is no share itself.
+    fn plain(written: Written, terms: Terms) -> Whole {
+        let held = Held { rate: Rate::new(written), terms };
+        Whole::new(held, held, written.per_ns)
+    }
+
     fn new(ceiling: Held, guarantee: Held, per_ns: u64) -> Whole {
-        Whole { ceiling, guarantee, per_ns, given: Rate { micro_per_day: 0 }, last: None }
+        Whole { ceiling, guarantee, per_ns, given: Rate::NONE, last: None }
     }
 
     /// Guarantee and ceiling of a share of this.
@@ -172,8 +245,7 @@ impl Whole {
     ) -> Option<(Held, Held)> {
         let per_ns = share.per_ns.unwrap_or(self.per_ns);
         let guarantee = Rate::of(share.guarantee, per_ns, self.guarantee.rate);
-        let given = self.given.micro_per_day + guarantee.micro_per_day;
-        self.given = Rate { micro_per_day: given };
+        self.given = self.given.plus(guarantee);
         if self.last.as_ref().is_none_or(|(place, _)| *place < share.guarantee_at) {
             self.last = Some((share.guarantee_at, key("guarantee")));
         }
@@ -205,21 +277,23 @@ impl Whole {
         };
         Some((guaranteed, ceiling))
     }
+
+    /// More guaranteed of it than it has is a finding.
+    fn check(self, name: impl FnOnce() -> String, findings: &mut Findings) {
+        let Whole { guarantee, given, per_ns, last: Some((place, key)), .. } = self else { return };
+        if given > guarantee.rate {
+            let (sum, there) = (given.show(per_ns), guarantee.rate.show(per_ns));
+            let message = format!("the guarantees of {} add up to {sum}; it has {there}", name());
+            findings.add(place, key, message);
+        }
+    }
 }
 
 impl Shares {
     /// Limits of which more is guaranteed than they have.
-    pub(super) fn finish(self, name: &dyn Fn(u32, u32) -> String, findings: &mut Findings) {
-        for ((owner, label), whole) in self.wholes {
-            let Whole { guarantee, given, per_ns, last: Some((place, key)), .. } = whole else {
-                continue;
-            };
-            if given > guarantee.rate {
-                let (sum, there) = (given.show(per_ns), guarantee.rate.show(per_ns));
-                let name = name(owner, label);
-                let message = format!("the guarantees of {name} add up to {sum}; it has {there}");
-                findings.add(place, key, message);
-            }
+    pub(super) fn check(&mut self, name: &dyn Fn(u32, u32) -> String, findings: &mut Findings) {
+        for ((owner, label), whole) in self.wholes.drain() {
+            whole.check(|| name(owner, label), findings);
         }
     }
 }

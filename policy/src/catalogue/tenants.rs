@@ -1,26 +1,36 @@
 //! The tree of tenants: parents first, each with the whole chain of its limits.
 
-use std::fmt::Write;
+mod doubts;
+mod grow;
+mod outlook;
+mod sold;
+
 use std::hash::BuildHasher;
-use std::sync::Arc;
+use std::rc::Rc;
 
 use foldhash::fast::FixedState;
-use hashbrown::HashTable;
+use hashbrown::{HashMap, HashTable};
 
 use super::entitle::Entitler;
 use super::index::{Broken, Index, Interner};
-use super::limits::{Limits, Owner, Resolved};
-use super::quotas::{Amounts, Civil, Quotas};
-use super::shares::{self, Above, Shares};
-use super::timeline::{Standing, Timelines};
-use crate::calendar::Period;
-use crate::decide::MAX_CHAIN;
+use super::limits::{Limits, Resolved};
+use super::quotas::Quotas;
+use super::shares::Shares;
+use super::timeline::Timelines;
 use crate::diagnostics::Findings;
-use crate::documents::{ChangeDoc, LimitKind, Overrides, TenantDoc};
-use crate::snapshot::{COMPOSED, Change, EVERYWHERE, Label, Level, Rights, Slot, Snapshot, Tenant};
+use crate::documents::{ChangeDoc, GrantDoc, Located, TenantDoc, Text};
+use crate::snapshot::{Change, Tenant};
+use grow::Grower;
 
 /// Levels of tenants from a root to a leaf at most.
 const MAX_DEPTH: usize = 8;
+
+/// Everything that documents say of tenants.
+pub(super) struct Docs<'d, 'i> {
+    pub(super) tenants: &'d [TenantDoc<'i>],
+    pub(super) changes: &'d [ChangeDoc<'i>],
+    pub(super) grants: &'d [GrantDoc<'i>],
+}
 
 pub(super) struct Tenants<'d> {
     pub(super) tenants: Vec<Tenant>,
@@ -30,54 +40,61 @@ pub(super) struct Tenants<'d> {
     /// The most limits each will have on its chain, on whichever plan it will be.
     pub(super) longest: Vec<usize>,
     pub(super) changes: Vec<Change>,
-    /// When tenants will come onto another plan.
-    pub(super) plan_changes_us: Vec<i64>,
 }
 
 /// `at_us` is the instant for which the tree is grown.
 pub(super) fn build<'d, 'i: 'd, 'b>(
-    docs: &'d [TenantDoc<'i>],
-    changes: &'d [ChangeDoc<'i>],
+    docs: &Docs<'d, 'i>,
     at_us: i64,
-    plan_limits: &[Vec<Resolved>],
+    plan_limits: &[Rc<[Resolved]>],
     limits: &mut Limits<'b>,
-    quotas: &mut Quotas<'b, 'd>,
+    mut quotas: Quotas<'b, 'd>,
     broken: &Broken<'_>,
     findings: &mut Findings,
 ) -> Tenants<'d> {
-    let ids = Index::build("tenant", docs.iter().map(|doc| &doc.id), findings);
-    let parents: Vec<Option<u32>> = docs
+    let tenants = docs.tenants;
+    let ids = Index::build("tenant", tenants.iter().map(|doc| &doc.id), findings);
+    let parents: Vec<Option<u32>> = tenants
         .iter()
         .map(|doc| {
             let key = || format!("tenant.{}.parent", doc.id.value);
             doc.parent.as_ref().and_then(|parent| ids.refer(parent, key, broken, findings))
         })
         .collect();
-    let order = order(docs, &parents, findings);
+    let order = order(tenants, &parents, findings);
     let (products, routes) = (limits.products, limits.routes);
     let mut grower = Grower {
-        docs,
+        docs: tenants,
         parents: &parents,
-        timelines: Timelines::new(changes, &ids, at_us, products, broken, findings),
+        at_us,
+        timelines: Timelines::new(docs.changes, &ids, at_us, products, broken, findings),
         entitler: Entitler::new(products, routes),
         plan_limits,
         limits,
-        quotas,
+        quotas: &mut quotas,
         broken,
         findings,
-        grown: (0..docs.len()).map(|_| None).collect(),
+        grown: (0..tenants.len()).map(|_| None).collect(),
         policy_fields: Interner::new(),
         shares: Shares::default(),
+        terms: HashMap::default(),
+        ahead: Vec::new(),
     };
     for index in order {
         grower.grow(index);
     }
-    let Forest { grown, policy_fields, shares, changes, plan_changes_us } = grower.finish();
-    let name = |owner: u32, label| {
-        let limit = &limits.labels.get(label).full;
-        format!("`{limit}` of `{}`", docs[owner as usize].id.value)
+    grower.look_ahead();
+    grower.doubt_shares();
+    grower.judge(docs.grants, &ids);
+    let Grower { grown, policy_fields, timelines, terms, .. } = grower;
+    let changes = timelines.finish();
+    let is_there = |tenant: &Located<Text<'_>>, findings: &mut Findings| {
+        let key = || format!("grant.{}.tenant", tenant.value);
+        let found = ids.refer(tenant, key, broken, findings);
+        // Those that change were judged at the instants of their grants.
+        found.is_some_and(|tenant| !terms.contains_key(&tenant))
     };
-    shares.finish(&name, findings);
+    quotas.finish(is_there, findings);
     // Where a tenant is missing there is a finding, and no snapshot is made of this.
     let grown = grown.into_iter().flatten();
     let (tenants, longest): (Vec<Tenant>, _) =
@@ -88,7 +105,7 @@ pub(super) fn build<'d, 'i: 'd, 'b>(
         let rehash = |index: &u32| hasher.hash_one(&*tenants[*index as usize].id);
         table.insert_unique(hasher.hash_one(&*tenant.id), index, rehash);
     }
-    Tenants { tenants, table, ids, policy_fields, longest, changes, plan_changes_us }
+    Tenants { tenants, table, ids, policy_fields, longest, changes }
 }
 
 /// Parents before children. A cycle is one finding, at its first tenant, that spells it out.
@@ -125,304 +142,4 @@ fn order(docs: &[TenantDoc<'_>], parents: &[Option<u32>], findings: &mut Finding
         }
     }
     order
-}
-
-struct Grown {
-    tenant: Tenant,
-    depth: usize,
-    /// The plan's slots are the last of the chain.
-    plan_slots: usize,
-    /// The most slots any plan of its subscription has, now or later.
-    most_plan_slots: usize,
-    longest: usize,
-    civil: Civil,
-}
-
-struct Grower<'g, 'd, 'i, 'b> {
-    docs: &'d [TenantDoc<'i>],
-    parents: &'g [Option<u32>],
-    timelines: Timelines<'g>,
-    entitler: Entitler<'g>,
-    plan_limits: &'g [Vec<Resolved>],
-    limits: &'g mut Limits<'b>,
-    quotas: &'g mut Quotas<'b, 'd>,
-    broken: &'g Broken<'g>,
-    findings: &'g mut Findings,
-    grown: Vec<Option<Grown>>,
-    policy_fields: Interner<Box<str>>,
-    shares: Shares,
-}
-
-/// What a grower leaves behind.
-struct Forest {
-    grown: Vec<Option<Grown>>,
-    policy_fields: Interner<Box<str>>,
-    shares: Shares,
-    changes: Vec<Change>,
-    plan_changes_us: Vec<i64>,
-}
-
-impl Grower<'_, '_, '_, '_> {
-    fn finish(self) -> Forest {
-        let Grower { grown, policy_fields, shares, timelines, .. } = self;
-        let (changes, plan_changes_us) = timelines.finish();
-        Forest { grown, policy_fields, shares, changes, plan_changes_us }
-    }
-
-    fn grow(&mut self, index: u32) {
-        let doc = &self.docs[index as usize];
-        let parent = match self.parents[index as usize] {
-            // A parent that is not there, or could not be read, has a finding of its own.
-            None if doc.parent.is_some() => return,
-            None => None,
-            Some(parent) => match self.grown[parent as usize].take() {
-                None => return,
-                some => some.map(|grown| (parent, grown)),
-            },
-        };
-        let grown = self.grow_under(index, doc, parent.as_ref().map(|(_, grown)| grown));
-        if let Some((parent, taken)) = parent {
-            self.grown[parent as usize] = Some(taken);
-        }
-        self.grown[index as usize] = grown;
-    }
-
-    fn grow_under(
-        &mut self,
-        index: u32,
-        doc: &TenantDoc<'_>,
-        parent: Option<&Grown>,
-    ) -> Option<Grown> {
-        let id = &*doc.id.value;
-        let key = |field: &str| format!("tenant.{id}.{field}");
-        let depth = parent.map_or(1, |parent| parent.depth + 1);
-        if depth > MAX_DEPTH {
-            let message = format!("the tree is deeper than {MAX_DEPTH} levels here");
-            self.findings.add(doc.id.place, key("parent"), message);
-            return None;
-        }
-        let level = self.level(doc, parent);
-        let civil = self.civil(doc, parent);
-        let standing = self.timelines.resolve(index, doc, &civil, self.findings)?;
-        if parent.is_none() && doc.plan.is_none() {
-            if doc.clean {
-                let message = "a root of the tree needs a plan";
-                self.findings.add(doc.id.place, key("plan"), message);
-            }
-            return None;
-        }
-        let rights = self.rights(&standing, parent)?;
-        // With a plan of its own, the plan above is not this one's.
-        let subscribed = parent.filter(|_| standing.plan.is_none());
-        let (chain, plan_slots) =
-            self.chain(index, (level, &rights), &standing, &civil, parent, subscribed);
-        let ahead =
-            standing.plans_ahead.iter().map(|plan| self.plan_slots(*plan, &standing.overrides));
-        let later = ahead.chain(subscribed.map(|above| above.most_plan_slots)).max();
-        let most_plan_slots = later.unwrap_or_default().max(plan_slots);
-        let longest = chain.len() - plan_slots + most_plan_slots;
-        if longest > MAX_CHAIN {
-            let message = format!("{longest} limits on one chain, at most {MAX_CHAIN} fit");
-            self.findings.add(doc.id.place, key("limits"), message);
-        }
-        let policy_field = self.policy_field(&chain);
-        let path = match parent {
-            Some(parent) => format!("{}/{id}", parent.tenant.path).into(),
-            None => id.into(),
-        };
-        let status = standing.status();
-        let status = parent.map_or(status, |parent| status.max(parent.tenant.status));
-        let days = match parent {
-            Some(parent) if doc.zone.is_none() => Arc::clone(&parent.tenant.days),
-            _ => self.quotas.calendar(&civil, Period::Day),
-        };
-        let guarantees = chain.iter().any(Slot::is_guarantee);
-        let tenant = Tenant {
-            id: id.into(),
-            path,
-            level,
-            status,
-            rights,
-            trial_until_us: standing.trial_until_us,
-            chain: chain.into(),
-            days,
-            guarantees,
-            policy_field,
-        };
-        Some(Grown { tenant, depth, plan_slots, most_plan_slots, longest, civil })
-    }
-
-    /// Everything that a request of the tenant must pass, and how many slots at its end are the
-    /// plan's. `subscribed` is the parent where the plan comes from it.
-    fn chain(
-        &mut self,
-        index: u32,
-        (level, rights): (Level, &Rights),
-        standing: &Standing,
-        civil: &Civil,
-        parent: Option<&Grown>,
-        subscribed: Option<&Grown>,
-    ) -> (Vec<Slot>, usize) {
-        let docs = self.docs;
-        let id = &*docs[index as usize].id.value;
-        let before = Before::of(id, self.limits.previous);
-        let tail = match (parent, subscribed) {
-            (None, _) => &[][..],
-            (Some(parent), Some(_)) => &parent.tenant.chain,
-            (Some(Grown { tenant, plan_slots, .. }), None) => {
-                &tenant.chain[..tenant.chain.len() - plan_slots]
-            }
-        };
-        let plan = rights.plan;
-        let resolved = self.resolve(index, level, plan, tail);
-        let owner = Owner { tenant: index, known_as: id };
-        // Below a plan, a figure of its own is a quota of its own.
-        let figures = subscribed.map(|_| Amounts { users: standing.overrides.users });
-        // Before its limits: what guarantees secure is counted from them to those above.
-        let mut chain = self.own_quotas(index, level, figures, civil, &before.own);
-        chain.extend(self.limits.slots(&resolved, owner, &before.own));
-        let own = chain.len();
-        chain.extend_from_slice(tail);
-        if let Some(above) = subscribed {
-            return (chain, above.plan_slots);
-        }
-        shares::cut(&mut chain[own..]);
-        chain.extend(self.limits.slots(&self.plan_limits[plan as usize], owner, &before.plan));
-        let (before, limits) = (&before.plan, &mut *self.limits);
-        let figures = Amounts { users: rights.figures.users };
-        let quotas = self.quotas.of_plan(plan, figures, &mut limits.labels);
-        chain.extend(self.quotas.slots(&quotas, owner, civil, before, limits, self.findings));
-        let plan_slots = self.plan_limits[plan as usize].len() + quotas.len();
-        (chain, plan_slots)
-    }
-
-    /// How many slots a plan has on the chain of whoever will be on it.
-    fn plan_slots(&mut self, plan: u32, overrides: &Overrides) -> usize {
-        let figures = Amounts { users: self.entitler.figures(plan, overrides).users };
-        let quotas = self.quotas.of_plan(plan, figures, &mut self.limits.labels);
-        self.plan_limits[plan as usize].len() + quotas.len()
-    }
-
-    fn civil(&mut self, doc: &TenantDoc<'_>, parent: Option<&Grown>) -> Civil {
-        let key = || format!("tenant.{}.zone", doc.id.value);
-        let above = parent.map(|parent| &parent.civil);
-        let since = doc.contract.since.as_ref().map(|since| since.value);
-        let days = (doc.billing_day, since);
-        self.quotas.civil(doc.zone.as_ref(), days, above, key, self.findings)
-    }
-
-    /// The slots of a tenant's own quotas.
-    fn own_quotas(
-        &mut self,
-        index: u32,
-        level: Level,
-        figures: Option<Amounts>,
-        civil: &Civil,
-        before: &[&Slot],
-    ) -> Vec<Slot> {
-        let docs = self.docs;
-        let doc = &docs[index as usize];
-        let (at, labels) = (format!("tenant.{}", doc.id.value), &mut self.limits.labels);
-        let (quotas, limits) = (&doc.quotas, &doc.limits);
-        let mut resolved =
-            self.quotas.resolve(quotas, limits, level, &at, labels, self.broken, self.findings);
-        if let Some(figures) = figures {
-            self.quotas.add_figures(&mut resolved, figures, level, labels);
-        }
-        let owner = Owner { tenant: index, known_as: &doc.id.value };
-        self.quotas.slots(&resolved, owner, civil, before, self.limits, self.findings)
-    }
-
-    /// A tenant's own limits; its shares are of those in `tail`.
-    fn resolve(&mut self, index: u32, level: Level, plan: u32, tail: &[Slot]) -> Vec<Resolved> {
-        let (docs, of_plan) = (self.docs, &self.plan_limits[plan as usize]);
-        let doc = &docs[index as usize];
-        let written = |slot: &Slot, label: &Label| {
-            if slot.level == Level::Plan {
-                return of_plan.iter().find(|l| l.label() == slot.label).map(Resolved::written);
-            }
-            let limits = &docs[slot.owner as usize].limits;
-            limits.iter().find(|l| *l.name.value == *label.name).map(|l| l.written)
-        };
-        let parents = self.parents;
-        let mut above = std::iter::successors(parents[index as usize], |at| parents[*at as usize]);
-        let has_shares = doc.limits.iter().any(|limit| matches!(limit.kind, LimitKind::Share(_)));
-        let above = Above {
-            shares: &mut self.shares,
-            tenant: index,
-            slots: tail,
-            written: &|slot, label| {
-                written(slot, label).expect("a slot is made of a limit of its owner")
-            },
-            in_doubt: has_shares && above.any(|at| !docs[at as usize].clean),
-        };
-        let at = format!("tenant.{}", doc.id.value);
-        self.limits.resolve(&doc.limits, level, &at, Some(above), self.findings)
-    }
-
-    fn level(&mut self, doc: &TenantDoc<'_>, parent: Option<&Grown>) -> Level {
-        let above = parent.map(|parent| parent.tenant.level);
-        let default = match above {
-            None => Level::Holding,
-            Some(Level::Holding | Level::Plan) => Level::Subsidiary,
-            Some(Level::Subsidiary) => Level::BusinessUnit,
-            Some(Level::BusinessUnit) => Level::Department,
-            Some(Level::Department) => Level::Team,
-            Some(Level::Team | Level::Project | Level::Key) => Level::Project,
-        };
-        let Some(level) = &doc.level else { return default };
-        if let Some(above) = above
-            && level.value >= above
-            && level.value != Level::Project
-        {
-            let message = format!("is not below its parent's level, {}", above.as_str());
-            self.findings.add(level.place, format!("tenant.{}.level", doc.id.value), message);
-        }
-        level.value
-    }
-
-    /// From its own plan, or from above. `None`: it has neither.
-    fn rights(&mut self, standing: &Standing, parent: Option<&Grown>) -> Option<Arc<Rights>> {
-        if let Some(plan) = standing.plan {
-            return Some(self.entitler.with_plan(plan, standing));
-        }
-        parent.map(|parent| self.entitler.below(&parent.tenant.rights, standing))
-    }
-
-    fn policy_field(&mut self, chain: &[Slot]) -> u32 {
-        if chain.iter().any(|slot| slot.scope != EVERYWHERE) {
-            return COMPOSED;
-        }
-        let mut text = String::new();
-        for slot in chain.iter().filter(|slot| !slot.is_guarantee()) {
-            let joint = if text.is_empty() { "" } else { ", " };
-            let name = &self.limits.labels.get(slot.label).full;
-            let (quota, window_s) = slot.quota();
-            let item = crate::decide::PolicyItem { name, quota, window_s };
-            let _infallible = write!(text, "{joint}{item}");
-        }
-        self.policy_fields.intern(text.into())
-    }
-}
-
-#[derive(Default)]
-struct Before<'s> {
-    own: Vec<&'s Slot>,
-    plan: Vec<&'s Slot>,
-}
-
-impl<'s> Before<'s> {
-    /// A tenant's own slots and its plan's in the snapshot before.
-    fn of(id: &str, previous: Option<&'s Snapshot>) -> Self {
-        let mut before = Before::default();
-        let Some(previous) = previous else { return before };
-        let Some(index) = previous.tenant_position(id) else { return before };
-        for slot in previous.tenants[index as usize].chain.iter().filter(|s| s.owner == index) {
-            match slot.level {
-                Level::Plan => before.plan.push(slot),
-                _ => before.own.push(slot),
-            }
-        }
-        before
-    }
 }

@@ -110,6 +110,21 @@ parent = "nobody"
 }
 
 #[test]
+fn a_flood_of_wrong_references_has_a_few_hints_and_no_end_of_time() {
+    let mut text = String::from("[[plan]]\nid = \"p\"\n");
+    for index in 0..10_000 {
+        text += &format!("[[tenant]]\nid = \"tenant-{index}\"\nplan = \"p\"\n");
+        text +=
+            &format!("[[change]]\ntenant = \"tenamt-{index}\"\nat = \"2030-01-01\"\naddons = []\n");
+    }
+    let found = check(&sources(&[("t.toml", &text)]), 0).err().expect("refused").0;
+    assert_eq!(found.len(), 10_000);
+    let hints: Vec<_> = found.iter().filter(|one| one.message.contains("did you mean")).collect();
+    assert_eq!(hints.len(), 10, "of 100 000 comparisons");
+    assert!(hints[0].message.ends_with("`tenamt-0`; did you mean `tenant-0`?"), "{}", hints[0]);
+}
+
+#[test]
 fn an_empty_policy_is_valid_and_identifies_nobody() {
     let summary = Summary::of(&check(&[], 0).expect("valid"));
     assert_eq!(summary.tenants, 0);
@@ -208,6 +223,71 @@ fn p3_moving_a_tenant_or_changing_its_plan_forgives_nothing() {
     assert_ne!(after, before);
     policy.apply(&after, Reading::default).expect("valid");
     assert_eq!(left(&policy, 0, 10), 2);
+}
+
+#[test]
+fn p3_a_limit_is_taken_for_a_renamed_one_within_one_plan_only() {
+    // `acme` is on `business`, with two limits of which one is used up to the last three.
+    let of_plan = |limits: [&str; 2], plan: &str| {
+        let [business, enterprise] = limits;
+        let mut sources = tree("", "", "");
+        sources[0].text = sources[0]
+            .text
+            .replacen("limits = []", &format!("limits = [{business}]"), 1)
+            .replacen("limits = []", &format!("limits = [{enterprise}]"), 1)
+            .replacen("plan = \"business\"", &format!("plan = \"{plan}\""), 1);
+        sources
+    };
+    let other = r#"{ name = "other", rate = 1, per = "hour", burst = 5 }"#;
+    let restarted = |before: &Policy, after: &[Source]| {
+        let policy = Policy::new(after, &settings(), 0).expect("valid");
+        before.export(Nanos(0), &mut |record| _ = policy.restore(record, 0, Nanos(0)));
+        policy
+    };
+    for (limits, plan, expected) in [
+        // Another plan, and nothing of the name: a limit of its own.
+        ([SLOW, other], "enterprise", 5),
+        // The same name is the same limit, whichever plan has it.
+        ([SLOW, SLOW], "enterprise", 2),
+        // Another name in the same plan: renamed.
+        ([other, SLOW], "business", 2),
+    ] {
+        let policy = Policy::new(&of_plan([SLOW, SLOW], "business"), &settings(), 0);
+        let policy = policy.expect("valid");
+        assert_eq!(left(&policy, 0, 3), 3);
+        let after = of_plan(limits, plan);
+        let restarted = restarted(&policy, &after);
+        policy.apply(&after, Reading::default).expect("valid");
+        for policy in [policy, restarted] {
+            assert_eq!(left(&policy, 0, 10), expected, "{limits:?} of {plan}");
+        }
+    }
+}
+
+#[test]
+fn p3_a_downgrade_locks_nobody_out_and_going_back_forgives_nothing() {
+    const HOUR: u64 = 3_600_000_000_000;
+    let wide = tree(r#"{ name = "slow", rate = 50, per = "day" }"#, "", "");
+    let narrow = tree(r#"{ name = "slow", rate = 4, per = "day" }"#, "", "");
+    let policy = Policy::new(&wide, &settings(), 0).expect("valid");
+    assert_eq!(left(&policy, 0, 40), 40);
+    let apply = |policy: &Policy, sources: &[Source], hours: u64| {
+        let now = || Reading { mono: Nanos(hours * HOUR), unix_us: 0 };
+        policy.apply(sources, now).expect("valid");
+    };
+    apply(&policy, &narrow, 0);
+    assert_eq!(left(&policy, 0, 10), 0, "forty are spent of four");
+    assert_eq!(left(&policy, 6 * HOUR - 1, 10), 0);
+    assert_eq!(left(&policy, 6 * HOUR, 10), 1, "a token in six hours, whatever was spent before");
+    // Full a day later; a restart onto the old terms is as good as a reload onto them.
+    let restarted = Policy::new(&wide, &settings(), 0).expect("valid");
+    policy.export(Nanos(30 * HOUR), &mut |record| {
+        restarted.restore(record, 0, Nanos(30 * HOUR));
+    });
+    apply(&policy, &wide, 30);
+    for policy in [policy, restarted] {
+        assert_eq!(left(&policy, 30 * HOUR, 50), 14, "36 of the 41 are still in arrears");
+    }
 }
 
 #[test]

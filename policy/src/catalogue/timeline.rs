@@ -1,8 +1,11 @@
-//! What a tenant's own documents say at an instant: its table, then every change until then.
+//! What a tenant's own documents say over time: its table, then every change in the order of their
+//! instants.
 //!
 //! A function of documents and instant alone, so a restart that missed a change resolves like a
 //! process that saw it. Changes still to come are checked like those that have come: a document
 //! that is in force never turns out wrong at one of its instants.
+
+mod steps;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
@@ -10,54 +13,57 @@ use hashbrown::HashMap;
 use super::index::{Broken, Index};
 use super::products::Products;
 use super::quotas::Civil;
-use crate::dates;
 use crate::diagnostics::{Findings, Place};
-use crate::documents::{ChangeAt, ChangeDoc, Located, Overrides, TenantDoc, Text};
-use crate::snapshot::{Change, Status};
+use crate::documents::{ChangeDoc, Overrides, TenantDoc};
+use crate::snapshot::{Change, Contract, Status};
+use steps::Step;
+
+/// A tenant's own documents, over time.
+pub(super) struct Timeline<'d> {
+    pub(super) now: Standing,
+    /// Every plan and every contract, in order; the first since ever.
+    pub(super) terms: Vec<Term<'d>>,
+    /// Which of them is in force.
+    pub(super) current: usize,
+}
 
 /// What is a tenant's own at an instant; the rest comes from above.
 pub(super) struct Standing {
-    /// In its version.
-    pub(super) plan: Option<u32>,
-    /// Plans of its own that it will come onto.
-    pub(super) plans_ahead: Vec<u32>,
-    pub(super) addons: Vec<u32>,
-    /// Activated apps, in order.
-    pub(super) apps: Option<Vec<u32>>,
-    pub(super) overrides: Overrides,
+    pub(super) contract: Contract,
     status: Status,
     /// Its trial is over, and nothing has been bought since.
     trial_over: bool,
     pub(super) trial_until_us: Option<i64>,
 }
 
-/// One step on the way from a tenant's table to now.
-struct Step {
-    at_us: i64,
-    place: Place,
-    plan: Option<u32>,
-    addons: Option<Vec<u32>>,
-    apps: Option<Vec<u32>>,
-    status: Option<Status>,
-    /// For people.
-    what: String,
-    /// The end of a trial, not a change.
-    is_trial: bool,
+/// What a tenant is held to from an instant on.
+#[derive(Clone, Copy)]
+pub(super) struct Term<'d> {
+    pub(super) from_us: i64,
+    /// In its version; `None`: that of the tenant above.
+    pub(super) plan: Option<u32>,
+    /// Since when it has been on the plan, where that is known.
+    came_us: Option<i64>,
+    pub(super) overrides: &'d Overrides<'d>,
+    /// The kind of table that holds the overrides, and where it stands.
+    pub(super) said: (&'static str, Place),
 }
 
-pub(super) struct Timelines<'t> {
+pub(super) struct Timelines<'t, 'd> {
     at_us: i64,
     products: &'t Products<'t>,
     broken: &'t Broken<'t>,
-    changes_of: HashMap<u32, Vec<&'t ChangeDoc<'t>>, FixedState>,
+    changes_of: HashMap<u32, Vec<&'d ChangeDoc<'d>>, FixedState>,
     /// Of all tenants so far.
     changes: Vec<Change>,
-    plan_changes_us: Vec<i64>,
 }
 
-impl<'t> Timelines<'t> {
+/// Plans and since when, as known of the tenant above.
+pub(super) type History = [(Option<i64>, u32)];
+
+impl<'t, 'd> Timelines<'t, 'd> {
     pub(super) fn new(
-        docs: &'t [ChangeDoc<'t>],
+        docs: &'d [ChangeDoc<'d>],
         tenants: &Index<'_>,
         at_us: i64,
         products: &'t Products<'t>,
@@ -71,23 +77,24 @@ impl<'t> Timelines<'t> {
                 changes_of.entry(tenant).or_default().push(doc);
             }
         }
-        let (changes, plan_changes_us) = (Vec::new(), Vec::new());
-        Timelines { at_us, products, broken, changes_of, changes, plan_changes_us }
+        Timelines { at_us, products, broken, changes_of, changes: Vec::new() }
     }
 
-    /// The changes of all tenants, and the instants at which some will come onto another plan.
-    pub(super) fn finish(self) -> (Vec<Change>, Vec<i64>) {
-        (self.changes, self.plan_changes_us)
+    /// The changes of all tenants.
+    pub(super) fn finish(self) -> Vec<Change> {
+        self.changes
     }
 
-    /// What is the tenant's own now. `None`: its plan is not there, which is a finding.
+    /// The timeline of a tenant, whose plan is that of the tenant above while it has none of its
+    /// own. `None`: its plan is not there, which is a finding.
     pub(super) fn resolve(
         &mut self,
         index: u32,
-        doc: &TenantDoc<'_>,
+        doc: &'d TenantDoc<'d>,
         civil: &Civil,
+        above: &History,
         findings: &mut Findings,
-    ) -> Option<Standing> {
+    ) -> Option<Timeline<'d>> {
         let key = |field: &str| format!("tenant.{}.{field}", doc.id.value);
         let contract = &doc.contract;
         let since_us = contract.since.as_ref().map(|since| since.value.at_us(&civil.zone));
@@ -95,175 +102,93 @@ impl<'t> Timelines<'t> {
             Some(plan) => Some(self.plan(plan, since_us, civil, || key("plan"), findings)?),
             None => None,
         };
-        let mut standing = Standing {
-            plan,
-            plans_ahead: Vec::new(),
-            addons: self.addons(&doc.addons, || key("addons"), findings),
-            apps: contract.apps.as_ref().map(|apps| self.apps(apps, || key("apps"), findings)),
-            overrides: contract.overrides,
+        let said = ("tenant", doc.id.place);
+        let overrides = &contract.overrides;
+        let first = Term { from_us: i64::MIN, plan, came_us: since_us, overrides, said };
+        let features = self.features(overrides, || key("overrides.features"), findings);
+        let mut now = Standing {
+            contract: Contract {
+                plan,
+                addons: self.addons(&doc.addons, || key("addons"), findings),
+                apps: contract.apps.as_ref().map(|apps| self.apps(apps, || key("apps"), findings)),
+                figures: overrides.figures,
+                features,
+            },
             status: doc.status.unwrap_or(Status::Active),
             trial_over: false,
             trial_until_us: None,
         };
-        let changes = self.changes_of.get(&index).cloned().unwrap_or_default();
+        let changes = self.changes_of.get(&index).map_or(&[][..], Vec::as_slice);
         if changes.is_empty() && contract.trial.is_none() {
-            return Some(standing);
+            return Some(Timeline { now, terms: vec![first], current: 0 });
         }
-        let mut steps: Vec<Step> =
-            changes.iter().map(|change| self.step(change, doc, civil, findings)).collect();
-        steps.sort_by_key(|step| step.at_us);
-        check(&steps, since_us, &doc.id.value, findings);
-        self.add_trial(&mut steps, doc, civil, &mut standing, findings);
+        let trial = self.trial(doc, civil, findings);
+        let changes = changes.to_vec();
+        let mut steps = self.steps(&changes, doc, civil, &first, trial.as_ref(), above, findings);
+        steps::check(&steps, since_us, &doc.id.value, findings);
+        if let Some(trial) = trial {
+            now.trial_until_us = trial.end(&mut steps, self).filter(|end_us| self.at_us < *end_us);
+        }
+        let mut timeline = Timeline { now, terms: vec![first], current: 0 };
         for step in steps {
-            self.take(step, &doc.id.value, &mut standing);
+            self.take(step, &doc.id.value, &mut timeline);
         }
-        Some(standing)
+        Some(timeline)
     }
 
-    fn plan(
-        &self,
-        plan: &Located<Text<'_>>,
-        came_us: Option<i64>,
-        civil: &Civil,
-        key: impl Fn() -> String,
-        findings: &mut Findings,
-    ) -> Option<u32> {
-        self.products.plan_ids.choose(plan, came_us, &civil.zone, key, self.broken, findings)
-    }
-
-    fn addons(
-        &self,
-        names: &[Located<Text<'_>>],
-        key: impl Fn() -> String,
-        findings: &mut Findings,
-    ) -> Vec<u32> {
-        let ids = &self.products.addon_ids;
-        names.iter().filter_map(|name| ids.refer(name, &key, self.broken, findings)).collect()
-    }
-
-    fn apps(
-        &self,
-        names: &[Located<Text<'_>>],
-        key: impl Fn() -> String,
-        findings: &mut Findings,
-    ) -> Vec<u32> {
-        let ids = &self.products.app_ids;
-        names.iter().filter_map(|name| ids.refer(name, &key, self.broken, findings)).collect()
-    }
-
-    fn step(
-        &self,
-        change: &ChangeDoc<'_>,
-        doc: &TenantDoc<'_>,
-        civil: &Civil,
-        findings: &mut Findings,
-    ) -> Step {
-        let key = |field: &str| format!("change.{}.{field}", doc.id.value);
-        let Civil { zone, billing_day } = civil;
-        let at_us = match change.at {
-            ChangeAt::At(at) => at.at_us(zone),
-            ChangeAt::PeriodEndOf(requested) => {
-                dates::period_end_us(requested.at_us(zone), *billing_day, zone)
+    fn take(&mut self, step: Step<'d>, tenant: &str, timeline: &mut Timeline<'d>) {
+        let Step { at_us, place, plan, addons, apps, status, overrides, what, is_trial } = step;
+        self.changes.push(Change { at_us, tenant: Some(tenant.into()), what: what.into() });
+        let Timeline { now, terms, current } = timeline;
+        if plan.is_some() || overrides.is_some() {
+            let mut term = *terms.last().expect("the first is since ever");
+            term.from_us = at_us;
+            if plan.is_some() {
+                (term.plan, term.came_us) = (plan, Some(at_us));
             }
-        };
-        let plan = change
-            .plan
-            .as_ref()
-            .and_then(|plan| self.plan(plan, Some(at_us), civil, || key("plan"), findings));
-        let addons = change.addons.as_ref();
-        let apps = change.apps.as_ref();
-        let mut what: Vec<String> = plan.iter().map(|plan| self.plan_name(*plan)).collect();
-        let list = |names: &Vec<Located<Text<'_>>>| {
-            names.iter().map(|name| &*name.value).collect::<Vec<_>>().join(" ")
-        };
-        what.extend(addons.map(|names| format!("add-ons [{}]", list(names))));
-        what.extend(apps.map(|names| format!("apps [{}]", list(names))));
-        what.extend(change.status.as_ref().map(|s| format!("status {}", s.value.as_str())));
-        Step {
-            at_us,
-            place: change.place,
-            plan,
-            addons: addons.map(|names| self.addons(names, || key("addons"), findings)),
-            apps: apps.map(|names| self.apps(names, || key("apps"), findings)),
-            status: change.status.as_ref().map(|status| status.value),
-            what: what.join(", "),
-            is_trial: false,
+            if let Some((overrides, _)) = &overrides {
+                (term.overrides, term.said) = (*overrides, ("change", place));
+            }
+            terms.push(term);
         }
-    }
-
-    /// The end of a trial is a step as well, unless the tenant came onto a plan before.
-    fn add_trial(
-        &self,
-        steps: &mut Vec<Step>,
-        doc: &TenantDoc<'_>,
-        civil: &Civil,
-        standing: &mut Standing,
-        findings: &mut Findings,
-    ) {
-        let Some(trial) = &doc.contract.trial else { return };
-        let key = |field: &str| format!("tenant.{}.trial.{field}", doc.id.value);
-        let until_us = trial.until.value.at_us(&civil.zone);
-        let plan = trial
-            .then
-            .as_ref()
-            .and_then(|plan| self.plan(plan, Some(until_us), civil, || key("then"), findings));
-        if let Some(since) = &doc.contract.since
-            && since.value.at_us(&civil.zone) >= until_us
-        {
-            findings.add(trial.until.place, key("until"), "the trial ends before `since`");
-        }
-        let bought_us = steps.iter().find(|step| step.plan.is_some()).map(|step| step.at_us);
-        let ends_us = bought_us.map_or(until_us, |bought_us| bought_us.min(until_us));
-        standing.trial_until_us = Some(ends_us).filter(|ends_us| self.at_us < *ends_us);
-        if bought_us.is_some_and(|bought_us| bought_us <= until_us) {
-            return;
-        }
-        let what = match plan {
-            Some(plan) => format!("trial over: {}", self.plan_name(plan)),
-            None => "trial over: status suspended".to_owned(),
-        };
-        // Before a change of the same instant: whatever that says counts.
-        let place = steps.partition_point(|step| step.at_us < until_us);
-        let status = trial.then.is_none().then_some(Status::Suspended);
-        steps.insert(
-            place,
-            Step {
-                at_us: until_us,
-                place: trial.until.place,
-                plan,
-                addons: None,
-                apps: None,
-                status,
-                what,
-                is_trial: true,
-            },
-        );
-    }
-
-    fn plan_name(&self, plan: u32) -> String {
-        let row = &self.products.plans[plan as usize];
-        format!("plan {}@{}", row.id, row.version)
-    }
-
-    fn take(&mut self, step: Step, tenant: &str, standing: &mut Standing) {
-        let Step { at_us, plan, addons, apps, status, what, is_trial, .. } = step;
-        let (tenant, what) = (Some(tenant.into()), what.into());
-        self.changes.push(Change { at_us, tenant, what });
         if at_us > self.at_us {
-            standing.plans_ahead.extend(plan);
-            self.plan_changes_us.extend(plan.map(|_| at_us));
             return;
         }
+        *current = terms.len() - 1;
         if is_trial {
-            standing.trial_over = status.is_some();
+            now.trial_over = status.is_some();
         } else if plan.is_some() || status.is_some() {
             // Whoever buys after a trial is served again.
-            standing.trial_over = false;
-            standing.status = status.unwrap_or(standing.status);
+            now.trial_over = false;
+            now.status = status.unwrap_or(now.status);
         }
-        standing.plan = plan.or(standing.plan);
-        standing.addons = addons.unwrap_or(std::mem::take(&mut standing.addons));
-        standing.apps = apps.or(standing.apps.take());
+        let contract = &mut now.contract;
+        contract.plan = plan.or(contract.plan);
+        contract.addons = addons.unwrap_or(std::mem::take(&mut contract.addons));
+        contract.apps = apps.or(contract.apps.take());
+        if let Some((overrides, features)) = overrides {
+            (contract.figures, contract.features) = (overrides.figures, features);
+        }
+    }
+}
+
+impl<'d> Timeline<'d> {
+    /// What is in force.
+    pub(super) fn term(&self) -> Term<'d> {
+        self.terms[self.current]
+    }
+
+    /// The plans that the tenant has over time, from its documents and from above.
+    pub(super) fn history(&self, above: &History) -> Vec<(Option<i64>, u32)> {
+        let own = self.terms.iter().filter_map(|term| Some((term.came_us, term.plan?)));
+        let mut own: Vec<_> = own.collect();
+        own.dedup();
+        let first_us = own.first().map(|(came_us, _)| came_us.unwrap_or(i64::MIN));
+        let until_then = |(came_us, _): &&(Option<i64>, u32)| {
+            first_us.is_none_or(|first_us| came_us.unwrap_or(i64::MIN) < first_us)
+        };
+        let from_above = above.iter().filter(until_then).copied();
+        from_above.chain(own).collect()
     }
 }
 
@@ -271,30 +196,6 @@ impl Standing {
     /// Whether it is served, as far as it is up to the tenant itself.
     pub(super) fn status(&self) -> Status {
         if self.trial_over { Status::Suspended } else { self.status }
-    }
-}
-
-/// Changes before `since`, and changes of one thing at one instant, are findings.
-fn check(steps: &[Step], since_us: Option<i64>, tenant: &str, findings: &mut Findings) {
-    let key = |field: &str| format!("change.{tenant}.{field}");
-    for (index, step) in steps.iter().enumerate() {
-        if since_us.is_some_and(|since_us| step.at_us < since_us) {
-            findings.add(step.place, key("at"), "the change is before `since` of the tenant");
-        }
-        let same = |other: &&Step| other.at_us == step.at_us;
-        for other in steps[..index].iter().rev().take_while(same) {
-            for (field, both) in [
-                ("plan", step.plan.is_some() && other.plan.is_some()),
-                ("addons", step.addons.is_some() && other.addons.is_some()),
-                ("apps", step.apps.is_some() && other.apps.is_some()),
-                ("status", step.status.is_some() && other.status.is_some()),
-            ] {
-                if both {
-                    let message = "another change says so at the same instant, at";
-                    findings.add_with(step.place, key(field), message, other.place);
-                }
-            }
-        }
     }
 }
 

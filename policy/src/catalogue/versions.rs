@@ -85,16 +85,10 @@ impl<'d> Versions<'d> {
         }
     }
 
-    /// For each plan whether it is the version that is offered at an instant.
-    pub(super) fn offered(&self, at_us: i64, plans: usize) -> Vec<bool> {
-        let mut offered = vec![false; plans];
-        for versions in &self.of_id {
-            let begun = |version: &&Version| version.begins_us(&TimeZone::UTC) <= at_us;
-            if let Some(version) = versions.iter().rev().find(begun) {
-                offered[version.plan as usize] = true;
-            }
-        }
-        offered
+    /// The places of the versions of each plan among the plans.
+    pub(super) fn groups(&self) -> Vec<Box<[u32]>> {
+        let group = |versions: &Vec<Version>| versions.iter().map(|version| version.plan).collect();
+        self.of_id.iter().map(group).collect()
     }
 
     /// The instants at which versions begin to be offered.

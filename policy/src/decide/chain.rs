@@ -2,7 +2,8 @@
 //!
 //! A guarantee that has tokens secures the limits it is of: they are debited without being asked.
 //! One that has none is not debited, and they are asked like any other: that is borrowing what
-//! siblings leave. Either way every debit is undone when the chain is refused.
+//! siblings leave. What is secured is debited last, when every level that may refuse has granted: so
+//! a refusal never leaves a debit behind where a limit is no bound to it.
 //!
 //! What a quota lets pass beyond its limit is counted once the whole chain has admitted. New members
 //! of distinct meters are let in then, too, all under locks taken before the second walk
@@ -20,7 +21,9 @@ use crate::snapshot::{Caller, Control, EVERYWHERE, RouteIndex, Slot, Snapshot};
 use crate::time::Nanos;
 
 use super::named::Named;
-use super::{Call, Exhausted, Limited, MAX_CHAIN, Reason};
+use super::refusals::Refusals;
+use super::secured::{Nearest, Secured};
+use super::{Call, MAX_CHAIN, Reason};
 
 /// Limits of a chain that is not long.
 const SHORT: usize = 16;
@@ -80,29 +83,6 @@ enum Step {
 impl Snapshot {
     pub(super) fn applies(&self, slot: &Slot, route: RouteIndex) -> bool {
         slot.scope == EVERYWHERE || self.scopes[slot.scope as usize].contains(route.0)
-    }
-}
-
-impl Slot {
-    pub(crate) fn terms(&self) -> Option<Terms> {
-        match &self.control {
-            Control::Bucket { terms, .. } | Control::Each { terms, .. } => Some(*terms),
-            Control::Guarantee(guarantee) => Some(guarantee.terms),
-            Control::Quota(_) => self.bucket().map(|(_, terms)| terms),
-            Control::Gauge { .. } => None,
-        }
-    }
-
-    /// Tokens when full and seconds to fill; for a concurrency limit its maximum and 0.
-    pub(crate) fn quota(&self) -> (u64, u64) {
-        match &self.control {
-            Control::Bucket { terms, .. } | Control::Each { terms, .. } => {
-                (terms.burst, terms.refill_s())
-            }
-            Control::Guarantee(guarantee) => (guarantee.terms.burst, guarantee.terms.refill_s()),
-            Control::Quota(quota) => (quota.rules.limit, quota.period().nominal_s()),
-            Control::Gauge { max, .. } => (u64::from(*max), 0),
-        }
     }
 }
 
@@ -170,8 +150,11 @@ impl<'c, 'a> Chain<'c, 'a> {
                 Step::UsedUp(exhausted) => refusals.add_quota(index, &exhausted, self.call),
                 Step::Sealed => return Err(Walk::Stale),
                 Step::Newcomer => newcomers |= 1 << index,
-                Step::Granted { .. } | Step::Entered | Step::Exempt => {}
-                Step::Billed | Step::Throttled { .. } => {}
+                Step::Granted { .. }
+                | Step::Entered
+                | Step::Exempt
+                | Step::Billed
+                | Step::Throttled { .. } => {}
             }
         }
         refusals.finish().map_or(Ok(newcomers), |reason| Err(Walk::Refused(reason)))
@@ -183,26 +166,25 @@ impl<'c, 'a> Chain<'c, 'a> {
         let mut taken = 0_u64;
         let mut entered = 0_u64;
         let (mut billed, mut throttled) = (0_u64, 0_u64);
-        let mut secured = Secured::default();
-        let mut nearest: Option<(u8, u64)> = None;
+        let (mut secured, mut last) = (Secured::default(), 0_u64);
+        let mut nearest = Nearest::default();
         for (index, slot) in self.slots() {
             if slot.is_distinct() && newcomers >> index & 1 == 0 {
                 continue;
             }
+            if GUARANTEES && secured.has(index) {
+                last |= 1 << index;
+                continue;
+            }
             let mut refusals = Refusals::default();
-            match self.step(slot, false, GUARANTEES && secured.has(index)) {
+            match self.step(slot, false, false) {
                 Step::Granted { before: word, remaining } => {
                     before[index as usize] = word;
                     taken |= 1 << index;
-                    let left = if GUARANTEES {
-                        secured.granted(index, slot, remaining)
-                    } else {
-                        Some(remaining)
-                    };
-                    if let Some(left) = left
-                        && nearest.is_none_or(|(_, least)| left < least)
-                    {
-                        nearest = Some((index, left));
+                    if !GUARANTEES {
+                        nearest.note(index, remaining);
+                    } else if let Some(left) = secured.granted(index, slot, remaining) {
+                        nearest.note(index, left);
                     }
                     continue;
                 }
@@ -213,9 +195,7 @@ impl<'c, 'a> Chain<'c, 'a> {
                 Step::Throttled { before: word, remaining } => {
                     before[index as usize] = word;
                     throttled |= 1 << index;
-                    if nearest.is_none_or(|(_, least)| remaining < least) {
-                        nearest = Some((index, remaining));
-                    }
+                    nearest.note(index, remaining);
                     continue;
                 }
                 Step::Billed => {
@@ -234,10 +214,30 @@ impl<'c, 'a> Chain<'c, 'a> {
             self.put_back(taken | entered, throttled, &before);
             return refusals.finish().map_or(Walk::Stale, Walk::Refused);
         }
+        if GUARANTEES {
+            // Nothing that is secured refuses; but a reload may have sealed it just now.
+            for (index, slot) in self.slots().filter(|(index, _)| last >> index & 1 == 1) {
+                match self.step(slot, false, true) {
+                    Step::Granted { before: word, remaining } => {
+                        before[index as usize] = word;
+                        taken |= 1 << index;
+                        if let Some(left) = secured.granted(index, slot, remaining) {
+                            nearest.note(index, left);
+                        }
+                    }
+                    Step::Sealed => {
+                        self.put_back(taken | entered, throttled, &before);
+                        return Walk::Stale;
+                    }
+                    // A guarantee of a limit that is not on this chain.
+                    _ => {}
+                }
+            }
+        }
         if billed | throttled != 0 {
             self.count_beyond(billed | throttled);
         }
-        Walk::Admitted { entered, nearest, throttled, new: 0 }
+        Walk::Admitted { entered, nearest: nearest.0, throttled, new: 0 }
     }
 
     /// Counts the cost at quotas that did not debit it.
@@ -404,7 +404,8 @@ impl<'c, 'a> Chain<'c, 'a> {
                 Control::Quota(quota) => quota.put_back(Tag(before as u16), self.cost),
                 Control::Each { each, limit, terms } => {
                     if let Some(subject) = self.subject(*each, *limit) {
-                        self.snapshot.dynamic.put_back(subject, *terms, self.cost, now, before);
+                        let key = (*limit, subject);
+                        self.snapshot.dynamic.put_back(key, *terms, self.cost, now, before);
                     }
                 }
             }
@@ -422,77 +423,5 @@ pub(super) fn leave(snapshot: &Snapshot, caller: Caller, entered: u64) {
         {
             gauge.leave();
         }
-    }
-}
-
-/// What guarantees have secured so far on one walk.
-#[derive(Default)]
-struct Secured {
-    slots: u64,
-    /// What is left at the guarantee nearest to its end; of no meaning while nothing is secured.
-    left: u64,
-}
-
-impl Secured {
-    fn has(&self, index: u8) -> bool {
-        self.slots >> index & 1 == 1
-    }
-
-    /// Notes what a slot that granted secures. What is left there for the client to know of:
-    /// nothing of a guarantee, and of a limit that is secured at least what is guaranteed.
-    fn granted(&mut self, index: u8, slot: &Slot, remaining: u64) -> Option<u64> {
-        let Control::Guarantee(guarantee) = &slot.control else {
-            return Some(if self.has(index) { remaining.max(self.left) } else { remaining });
-        };
-        // One that is secured itself may have less left than the one that secures it.
-        if !self.has(index) {
-            self.left = if self.slots == 0 { remaining } else { remaining.min(self.left) };
-        }
-        self.slots |= guarantee.secures << index;
-        None
-    }
-}
-
-/// The refusals of one walk: which limits, which of them holds longest, and until when.
-#[derive(Default)]
-struct Refusals {
-    longest: Option<(Limited, Option<quota::Exhausted>)>,
-    violated: u64,
-}
-
-impl Refusals {
-    fn add(&mut self, slot: u8, remaining: u64, ready_at: Option<Nanos>, concurrency: bool) {
-        let never = ready_at.is_none() && !concurrency;
-        let limited = Limited { slot, violated: 0, remaining, ready_at, concurrency, never };
-        self.note(limited, None);
-    }
-
-    fn add_quota(&mut self, slot: u8, quota: &quota::Exhausted, call: &Call<'_>) {
-        let ends_in_us = quota.ends_us.saturating_sub(call.unix_us).max(0).cast_unsigned();
-        let never = quota.never;
-        let ready_at = (!never).then(|| call.now.plus(ends_in_us.saturating_mul(1_000)));
-        let remaining = quota.limit.saturating_sub(quota.used);
-        let limited = Limited { slot, violated: 0, remaining, ready_at, concurrency: false, never };
-        self.note(limited, Some(*quota));
-    }
-
-    fn note(&mut self, limited: Limited, quota: Option<quota::Exhausted>) {
-        self.violated |= 1 << limited.slot;
-        // Never outlasts any instant, any instant outlasts a permit that may be free at once.
-        let rank = |l: &Limited| (l.never, l.ready_at);
-        if self.longest.as_ref().is_none_or(|(longest, _)| rank(&limited) > rank(longest)) {
-            self.longest = Some((limited, quota));
-        }
-    }
-
-    fn finish(self) -> Option<Reason> {
-        let (limited, quota) = self.longest?;
-        let limited = Limited { violated: self.violated, ..limited };
-        Some(match quota {
-            None => Reason::Limited(limited),
-            Some(quota::Exhausted { used, limit, ends_us, .. }) => {
-                Reason::QuotaExhausted(Exhausted { limited, used, limit, resets_us: ends_us })
-            }
-        })
     }
 }

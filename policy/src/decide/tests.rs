@@ -286,7 +286,7 @@ fn what_is_missing_is_named_with_what_would_grant_it() {
         assert!(granted(&policy, ask(path)), "{path}");
     }
     let by = |plans: &[&'static str], addons: &[&'static str]| GrantedBy {
-        plans: plans.to_vec(),
+        plans: plans.iter().map(|id| (*id).into()).collect(),
         addons: addons.to_vec(),
     };
     for (path, reason, granted_by) in [
@@ -304,5 +304,34 @@ fn what_is_missing_is_named_with_what_would_grant_it() {
         let denial = denied(&policy, &ask);
         assert_eq!(format!("{:?}", denial.reason), reason, "{path}");
         assert_eq!(denial.granted_by(), granted_by, "{path}");
+    }
+}
+
+#[test]
+fn what_would_grant_a_route_is_what_is_offered_to_the_tenant_where_it_is() {
+    let text = format!(
+        "[[app]]\nid = \"a\"\n[[app]]\nid = \"b\"\n[[upstream]]\nid = \"u\"\n\
+         peers = [{{ address = \"127.0.0.1:1\" }}]\n\
+         [[route]]\nid = \"b\"\napp = \"b\"\nupstream = \"u\"\n\
+         [[plan]]\nid = \"p\"\napps = [\"a\"]\n\
+         [[plan]]\nid = \"p\"\nversion = 2\nfrom = \"2030-01-01\"\napps = [\"a\", \"b\"]\n\
+         [[plan]]\nid = \"new\"\nfrom = \"2030-01-01\"\napps = [\"b\"]\n\
+         [[plan]]\nid = \"secret\"\npublic = false\napps = [\"b\"]\n\
+         [[tenant]]\nid = \"t\"\nplan = \"p@1\"\nzone = \"Asia/Tokyo\"\n\
+         [[key]]\nid = \"abcdefghi1\"\ntenant = \"t\"\nhash = \"{}\"\n",
+        hash_of("")
+    );
+    let sources = [Source { file: "t.toml".into(), text }];
+    let settings =
+        PolicySettings { max_dynamic_keys: 10, hash_key: [0; 16], memory: InMemory::shared() };
+    // Midnight in Tokyo is three in the afternoon of the day before. One snapshot serves both sides.
+    let midnight_us = 1_893_456_000_000_000 - 9 * 3_600_000_000;
+    let policy = Policy::new(&sources, &settings, midnight_us - 60_000_000).expect("valid");
+    let ask = ask("abcdefghi1", "/", 0);
+    for (unix_us, plans) in [(midnight_us - 1, &[][..]), (midnight_us, &["p@2", "new"])] {
+        let call = Call { unix_us, ..ask.call() };
+        let Decision::Deny(denial) = policy.decide(&call) else { panic!("admitted") };
+        assert_eq!(denial.granted_by().plans, plans);
+        assert_eq!(denial.missing(), [crate::snapshot::Missing::Grant]);
     }
 }

@@ -1,11 +1,13 @@
 //! What a tenant agreed to: since when, on what terms, and what changes when.
 
-use super::fields::{Fields, Located, Text};
-use super::kinds::{MAX_COUNT, STATUSES, TIERS};
+use super::fields::{Count, Fields, Located, Text};
+use super::kinds::{MAX_COUNT, STATUSES, SUPPORT, TIERS, limits};
+use super::limit::LimitDoc;
+use super::quota::{QuotaDoc, quotas};
 use crate::dates::When;
 use crate::diagnostics::Place;
 use crate::price::{Currency, Money, Price, PricePeriod};
-use crate::snapshot::{ApiTier, Status};
+use crate::snapshot::{ApiTier, Status, SupportLevel};
 
 /// The keys of a tenant that say what it agreed to.
 #[derive(Debug, Default)]
@@ -14,17 +16,29 @@ pub(crate) struct ContractDoc<'i> {
     pub(crate) since: Option<Located<When>>,
     /// Activated apps, in order. `None`: those of the plan, or of the tenant above.
     pub(crate) apps: Option<Vec<Located<Text<'i>>>>,
-    pub(crate) overrides: Overrides,
+    pub(crate) overrides: Overrides<'i>,
     pub(crate) trial: Option<TrialDoc<'i>>,
+}
+
+/// What stands in the place of the plan's.
+#[derive(Debug, Default)]
+pub(crate) struct Overrides<'i> {
+    pub(crate) figures: OwnFigures,
+    /// All of them: `None` where they are the plan's.
+    pub(crate) features: Option<Vec<Located<Text<'i>>>>,
+    /// Each in the place of what the plan has under its name, or beside it.
+    pub(crate) limits: Vec<LimitDoc<'i>>,
+    pub(crate) quotas: Vec<QuotaDoc<'i>>,
 }
 
 /// Figures that stand in the place of the plan's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) struct Overrides {
-    pub(crate) users: Option<u64>,
-    pub(crate) app_count: Option<u64>,
-    pub(crate) storage_gb: Option<u64>,
+pub(crate) struct OwnFigures {
+    pub(crate) users: Option<Count>,
+    pub(crate) app_count: Option<Count>,
+    pub(crate) storage_gb: Option<Count>,
     pub(crate) api_tier: Option<ApiTier>,
+    pub(crate) support: Option<SupportLevel>,
 }
 
 #[derive(Debug)]
@@ -43,6 +57,8 @@ pub(crate) struct ChangeDoc<'i> {
     pub(crate) addons: Option<Vec<Located<Text<'i>>>>,
     pub(crate) apps: Option<Vec<Located<Text<'i>>>>,
     pub(crate) status: Option<Located<Status>>,
+    /// In the place of all earlier ones.
+    pub(crate) overrides: Option<Overrides<'i>>,
     pub(crate) place: Place,
 }
 
@@ -71,14 +87,19 @@ impl<'i> ContractDoc<'i> {
     }
 }
 
-impl Overrides {
-    fn read(mut fields: Fields<'_, '_, '_>) -> Option<Self> {
-        let mut count = |key| fields.integer(key, 1, MAX_COUNT).map(|n| n.value);
+impl<'i> Overrides<'i> {
+    fn read(mut fields: Fields<'_, 'i, '_>) -> Option<Self> {
+        let mut count = |key| fields.count(key, MAX_COUNT).map(|count| count.value);
         let (users, app_count) = (count("users"), count("app_count"));
         let storage_gb = count("storage_gb");
         let api_tier = fields.word("api_tier", TIERS).map(|tier| tier.value);
+        let support = fields.word("support", SUPPORT).map(|support| support.value);
+        let features = fields.texts("features");
+        let limits = limits(&mut fields);
+        let quotas = quotas(&mut fields);
         let clean = fields.finish();
-        clean.then_some(Overrides { users, app_count, storage_gb, api_tier })
+        let figures = OwnFigures { users, app_count, storage_gb, api_tier, support };
+        clean.then_some(Overrides { figures, features, limits, quotas })
     }
 }
 
@@ -106,6 +127,7 @@ impl<'i> ChangeDoc<'i> {
         let addons = fields.texts("addons");
         let apps = fields.texts("apps");
         let status = fields.word("status", STATUSES);
+        let overrides = fields.table("overrides", Overrides::read);
         let at = match (at, requested, effective) {
             (Some(at), None, None) => Some(ChangeAt::At(at.value)),
             (None, Some(requested), Some(_)) => Some(ChangeAt::PeriodEndOf(requested.value)),
@@ -118,13 +140,18 @@ impl<'i> ChangeDoc<'i> {
                 None
             }
         };
-        let nothing = plan.is_none() && addons.is_none() && apps.is_none() && status.is_none();
+        let nothing = plan.is_none()
+            && addons.is_none()
+            && apps.is_none()
+            && status.is_none()
+            && overrides.is_none();
         if nothing && !fields.has_failed() {
-            fields.find(place, "plan", "a change has some of plan, addons, apps and status");
+            let message = "a change has some of plan, addons, apps, status and overrides";
+            fields.find(place, "plan", message);
         }
         let clean = fields.finish();
         let (tenant, at) = (tenant?, at?);
-        clean.then_some(ChangeDoc { tenant, at, plan, addons, apps, status, place })
+        clean.then_some(ChangeDoc { tenant, at, plan, addons, apps, status, overrides, place })
     }
 }
 

@@ -25,6 +25,15 @@ pub(crate) enum Amount {
     Percent(u64),
 }
 
+/// So many, or any number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Count {
+    /// So many.
+    At(u64),
+    /// Any number.
+    Unlimited,
+}
+
 /// Which table we are in, for the key of a finding.
 #[derive(Clone, Copy)]
 pub(crate) enum Scope<'s> {
@@ -155,6 +164,22 @@ impl<'f, 'i, 's> Fields<'f, 'i, 's> {
         }
         let message = format!("`{value}` is neither a number nor a share from \"1%\" to \"100%\"");
         self.find(place, key, message);
+        None
+    }
+
+    /// An integer within 1 to `most`, or `"unlimited"`.
+    pub(crate) fn count(&mut self, key: &'static str, most: u64) -> Option<Located<Count>> {
+        let text =
+            |(k, node): &(Key<'i>, Node<'i>)| k.text == key && matches!(node.value, Value::Text(_));
+        if !self.table.entries.iter().any(text) {
+            let Located { value, place } = self.integer(key, 1, most)?;
+            return Some(Located { value: Count::At(value), place });
+        }
+        let Located { value, place } = self.text(key)?;
+        if value == "unlimited" {
+            return Some(Located { value: Count::Unlimited, place });
+        }
+        self.find(place, key, format!("`{value}` is neither a number nor \"unlimited\""));
         None
     }
 

@@ -7,7 +7,7 @@ use super::quota::{QuotaDoc, quotas};
 use crate::dates::When;
 use crate::diagnostics::Place;
 use crate::price::Price;
-use crate::snapshot::{ApiTier, Level, Protocol, Status, SupportLevel};
+use crate::snapshot::{ApiTier, Level, Status, SupportLevel};
 
 #[derive(Debug)]
 pub(crate) struct PlanDoc<'i> {
@@ -25,13 +25,15 @@ pub(crate) struct PlanDoc<'i> {
     /// From when on it is offered. `None`: since ever.
     pub(crate) from: Option<Located<When>>,
     pub(crate) features: Vec<Located<Text<'i>>>,
+    /// Whether those who are not on it are told of it.
+    pub(crate) public: bool,
     pub(crate) price: Option<Price>,
     pub(crate) limits: Vec<LimitDoc<'i>>,
     pub(crate) quotas: Vec<QuotaDoc<'i>>,
 }
 
 pub(super) const MAX_COUNT: u64 = 1 << 40;
-const SUPPORT: &[(&str, SupportLevel)] = &[
+pub(super) const SUPPORT: &[(&str, SupportLevel)] = &[
     ("8/5", SupportLevel::Basic),
     ("12/7", SupportLevel::Premium),
     ("24/7", SupportLevel::Enterprise),
@@ -39,7 +41,7 @@ const SUPPORT: &[(&str, SupportLevel)] = &[
 pub(super) const TIERS: &[(&str, ApiTier)] =
     &[("basic", ApiTier::Basic), ("complete", ApiTier::Complete), ("premium", ApiTier::Premium)];
 
-fn limits<'i>(fields: &mut Fields<'_, 'i, '_>) -> Vec<LimitDoc<'i>> {
+pub(super) fn limits<'i>(fields: &mut Fields<'_, 'i, '_>) -> Vec<LimitDoc<'i>> {
     fields.tables("limits", LimitDoc::read).map_or_else(Vec::new, |limits| limits.value)
 }
 
@@ -59,6 +61,7 @@ impl<'i> PlanDoc<'i> {
         });
         let from = when(&mut fields, "from");
         let features = fields.texts("features").unwrap_or_default();
+        let public = fields.boolean("public").unwrap_or(true);
         let price = price(&mut fields);
         let limits = limits(&mut fields);
         let quotas = quotas(&mut fields);
@@ -76,6 +79,7 @@ impl<'i> PlanDoc<'i> {
             version,
             from,
             features,
+            public,
             price,
             limits,
             quotas,
@@ -89,6 +93,8 @@ pub(crate) struct AddonDoc<'i> {
     pub(crate) title: Option<Text<'i>>,
     pub(crate) apps: Vec<Located<Text<'i>>>,
     pub(crate) features: Vec<Located<Text<'i>>>,
+    /// Support at the least.
+    pub(crate) support: Option<SupportLevel>,
     pub(crate) price: Option<Price>,
 }
 
@@ -98,10 +104,11 @@ impl<'i> AddonDoc<'i> {
         let title = fields.text("title").map(|title| title.value);
         let apps = fields.texts("apps").unwrap_or_default();
         let features = fields.texts("features").unwrap_or_default();
+        let support = fields.word("support", SUPPORT).map(|support| support.value);
         let price = price(&mut fields);
         fields.finish();
         let id = id?;
-        Some(AddonDoc { id, title, apps, features, price })
+        Some(AddonDoc { id, title, apps, features, support, price })
     }
 }
 
@@ -189,111 +196,6 @@ impl<'i> RouteDoc<'i> {
 /// Whether the gateway answers a request of this path itself: no route may have it.
 pub fn is_reserved_path(path: &str) -> bool {
     path.strip_prefix("/orbit").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-}
-
-#[derive(Debug)]
-pub(crate) struct UpstreamDoc<'i> {
-    pub(crate) id: Located<Text<'i>>,
-    pub(crate) peers: Vec<PeerDoc<'i>>,
-    pub(crate) protocol: Protocol,
-    pub(crate) tls: bool,
-    pub(crate) sni: Option<Text<'i>>,
-    pub(crate) connect_timeout_ms: u64,
-    pub(crate) read_timeout_ms: u64,
-    pub(crate) write_timeout_ms: u64,
-    pub(crate) idle_timeout_ms: u64,
-    pub(crate) retries: u32,
-    pub(crate) health: Option<HealthDoc<'i>>,
-}
-
-#[derive(Debug)]
-pub(crate) struct PeerDoc<'i> {
-    pub(crate) address: Located<Text<'i>>,
-    pub(crate) weight: u32,
-}
-
-#[derive(Debug)]
-pub(crate) struct HealthDoc<'i> {
-    pub(crate) path: Text<'i>,
-    pub(crate) interval_ms: u64,
-    pub(crate) timeout_ms: u64,
-    pub(crate) healthy_after: u32,
-    pub(crate) unhealthy_after: u32,
-}
-
-const MAX_MS: u64 = 24 * 3_600_000;
-const PROTOCOLS: &[(&str, Protocol)] = &[("http1", Protocol::Http1), ("http2", Protocol::Http2)];
-
-impl<'i> UpstreamDoc<'i> {
-    pub(crate) fn read(mut fields: Fields<'_, 'i, '_>) -> Option<Self> {
-        let id = fields.id("id");
-        let peers = fields.tables("peers", PeerDoc::read);
-        let none = peers.as_ref().is_none_or(|peers| peers.value.is_empty());
-        // A peer that is there but wrong has a finding of its own.
-        if none && !fields.has_failed() {
-            fields.find(fields.place, "peers", "an upstream needs at least one peer");
-        }
-        let protocol = fields.word("protocol", PROTOCOLS).map(|protocol| protocol.value);
-        let tls = fields.boolean("tls").unwrap_or(false);
-        let sni = fields.text("sni").map(|sni| sni.value);
-        let mut ms = |key, default| fields.integer(key, 1, MAX_MS).map_or(default, |ms| ms.value);
-        let connect_timeout_ms = ms("connect_timeout_ms", 1_000);
-        let read_timeout_ms = ms("read_timeout_ms", 30_000);
-        let write_timeout_ms = ms("write_timeout_ms", 30_000);
-        let idle_timeout_ms = ms("idle_timeout_ms", 60_000);
-        let retries = fields.integer("retries", 0, 10).map_or(1, |n| n.value as u32);
-        let health = fields.table("health", HealthDoc::read);
-        fields.finish();
-        let (id, peers) = (id?, peers?);
-        Some(UpstreamDoc {
-            id,
-            peers: peers.value,
-            protocol: protocol.unwrap_or_default(),
-            tls,
-            sni,
-            connect_timeout_ms,
-            read_timeout_ms,
-            write_timeout_ms,
-            idle_timeout_ms,
-            retries,
-            health,
-        })
-    }
-}
-
-impl<'i> PeerDoc<'i> {
-    fn read(mut fields: Fields<'_, 'i, '_>) -> Option<Self> {
-        let address = fields.required_text("address");
-        let weight = fields.integer("weight", 1, 1_000).map_or(1, |weight| weight.value as u32);
-        if let Some(address) = &address
-            && !is_host_port(&address.value)
-        {
-            fields.find(address.place, "address", "is not HOST:PORT");
-        }
-        let clean = fields.finish();
-        let address = address.filter(|_| clean)?;
-        Some(PeerDoc { address, weight })
-    }
-}
-
-fn is_host_port(text: &str) -> bool {
-    text.rsplit_once(':').is_some_and(|(host, port)| {
-        !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
-    })
-}
-
-impl<'i> HealthDoc<'i> {
-    fn read(mut fields: Fields<'_, 'i, '_>) -> Option<Self> {
-        let path = fields.text("path").map_or(Text::Borrowed("/"), |path| path.value);
-        let mut ms = |key, default| fields.integer(key, 10, MAX_MS).map_or(default, |ms| ms.value);
-        let interval_ms = ms("interval_ms", 2_000);
-        let timeout_ms = ms("timeout_ms", 1_000);
-        let mut count = |key| fields.integer(key, 1, 100).map_or(2, |count| count.value as u32);
-        let healthy_after = count("healthy_after");
-        let unhealthy_after = count("unhealthy_after");
-        let clean = fields.finish();
-        clean.then_some(HealthDoc { path, interval_ms, timeout_ms, healthy_after, unhealthy_after })
-    }
 }
 
 #[derive(Debug)]

@@ -69,7 +69,7 @@ impl<'i> LimitDoc<'i> {
         let kind = match (&rate, &concurrent) {
             _ if share.is_there() => {
                 let narrowed = each.is_some() || apps.is_some() || routes.is_some();
-                let stray = [("rate", rate.as_ref()), ("concurrent", concurrent.as_ref())];
+                let stray = [rate.as_ref(), concurrent.as_ref()];
                 share.finish(&mut fields, per_ns, burst_tokens, narrowed, stray)
             }
             (Some(rate), None) => {

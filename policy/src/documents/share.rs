@@ -38,19 +38,23 @@ impl ShareFields {
         self.guarantee.is_some() || self.ceiling.is_some() || self.guarantee_burst.is_some()
     }
 
-    /// The share; keys that do not go with it are findings.
+    /// The share; keys that do not go with it (`stray`: rate, concurrent) are findings.
     pub(super) fn finish(
         self,
         fields: &mut Fields<'_, '_, '_>,
         per_ns: Option<u64>,
         burst: Option<u64>,
         narrowed: bool,
-        stray: [(&'static str, Option<&Located<u64>>); 2],
+        stray: [Option<&Located<u64>>; 2],
     ) -> Option<LimitKind> {
-        for (key, value) in stray {
-            if let Some(value) = value {
-                fields.find(value.place, key, "does not go with guarantee and ceiling");
-            }
+        let [rate, concurrent] = stray;
+        if let Some(rate) = rate {
+            fields.find(rate.place, "rate", "does not go with guarantee and ceiling");
+        }
+        if let Some(concurrent) = concurrent {
+            let message =
+                "a concurrency limit has no guarantee and no ceiling: shares are of rates";
+            fields.find(concurrent.place, "concurrent", message);
         }
         let Some(guarantee) = self.guarantee else {
             // A guarantee that is there but wrong has a finding of its own.

@@ -32,8 +32,13 @@ const MAX_REFILL_NS: i64 = 400 * 86_400 * 1_000_000_000;
 pub enum Owner<'a> {
     /// Limits of a tenant's own, by the tenant's id.
     Tenant(&'a str),
-    /// Limits of the plan a tenant bought, by the tenant's id.
-    Plan(&'a str),
+    /// Limits of the plan a tenant bought.
+    Plan {
+        /// The tenant's id.
+        tenant: &'a str,
+        /// The plan's id, of whichever version.
+        plan: &'a str,
+    },
     /// Limits of a key, by the key's id.
     Key(&'a str),
 }
@@ -98,7 +103,9 @@ impl Policy {
         let snapshot = self.current.load();
         let mut limits = Vec::with_capacity(MAX_CHAIN);
         for (index, tenant) in (0..).zip(&snapshot.tenants) {
-            for owner in [Owner::Tenant(&tenant.id), Owner::Plan(&tenant.id)] {
+            let plan = &snapshot.plan_of(tenant).id;
+            let of_plan = Owner::Plan { tenant: &tenant.id, plan };
+            for owner in [Owner::Tenant(&tenant.id), of_plan] {
                 let slots = slots_of(owner, index, tenant);
                 snapshot.export_limits(owner, slots, now, &mut limits, visit);
             }
@@ -128,7 +135,7 @@ impl Policy {
             }
             Record::Dynamic { subject, debt } => {
                 let debt = debt.after(elapsed_ns);
-                if debt.ahead_ns > 0 {
+                if !debt.is_none() {
                     snapshot.dynamic.raise(Subject(subject), debt, now);
                 }
                 Restored { found: 1, unknown: 0 }
@@ -153,7 +160,8 @@ impl Policy {
         let owned = snapshot.keys.iter().map(|entry| &*entry.own);
         for slot in chains.chain(owned).flatten() {
             if let Some((bucket, terms)) = slot.bucket() {
-                bucket.raise(terms.tolerance_ns(), now);
+                let ahead_ns = terms.tolerance_ns();
+                bucket.raise(terms, Debt { terms, ahead_ns, arrears_ns: 0 }, now);
             }
         }
         snapshot.dynamic.empty_at(now.0.cast_signed());
@@ -166,7 +174,7 @@ fn slots_of<'s>(
     index: u32,
     tenant: &'s Tenant,
 ) -> impl Iterator<Item = &'s Slot> {
-    let of_plan = matches!(owner, Owner::Plan(_));
+    let of_plan = matches!(owner, Owner::Plan { .. });
     let here = move |slot: &&Slot| slot.owner == index && (slot.level == Level::Plan) == of_plan;
     tenant.chain.iter().filter(here)
 }
@@ -184,9 +192,9 @@ impl Snapshot {
         let mut owes = false;
         for slot in slots {
             if let Some((bucket, terms)) = slot.bucket() {
-                let ahead_ns = bucket.ahead_ns(now);
-                let spent = Spent::Tokens(Debt { interval_ns: terms.interval_ns, ahead_ns });
-                owes |= ahead_ns > 0;
+                let debt = bucket.debt(terms, now);
+                owes |= !debt.is_none();
+                let spent = Spent::Tokens(debt);
                 limits.push(Held { name: &self.labels[slot.label as usize].name, spent });
             }
         }
@@ -203,42 +211,54 @@ impl Snapshot {
         now: Nanos,
     ) -> Restored {
         let remembers = |slot: &&Slot| slot.bucket().is_some();
-        let slots: Vec<&Slot> = match owner {
-            Owner::Tenant(id) | Owner::Plan(id) => match self.tenant_position(id) {
-                Some(index) => {
+        let found = match owner {
+            Owner::Tenant(id) | Owner::Plan { tenant: id, .. } => {
+                self.tenant_position(id).map(|index| {
                     let tenant = &self.tenants[index as usize];
                     slots_of(owner, index, tenant).filter(remembers).collect()
-                }
-                None => Vec::new(),
-            },
+                })
+            }
             Owner::Key(id) => {
-                match KeyId::parse(id.as_bytes()).and_then(|id| self.key_position(id)) {
-                    Some(index) => self.keys[index as usize].own.iter().filter(remembers).collect(),
-                    None => Vec::new(),
-                }
+                let key = KeyId::parse(id.as_bytes()).and_then(|id| self.key_position(id));
+                key.map(|index| self.keys[index as usize].own.iter().filter(remembers).collect())
             }
         };
+        let slots: Vec<&Slot> = found.unwrap_or_default();
+        let may_be_renamed = match owner {
+            Owner::Plan { tenant, plan } => {
+                self.tenant(tenant).is_some_and(|tenant| *self.plan_of(tenant).id == *plan)
+            }
+            Owner::Tenant(_) | Owner::Key(_) => true,
+        };
         let mut restored = Restored::default();
-        for (held, slot) in limits.iter().zip(self.same(limits, &slots)) {
+        for (held, slot) in limits.iter().zip(self.same(limits, &slots, may_be_renamed)) {
             let Spent::Tokens(debt) = held.spent;
             match slot.and_then(Slot::bucket) {
                 Some((bucket, terms)) => {
-                    bucket.raise(debt.after(elapsed_ns).ahead_under(terms.interval_ns), now);
+                    bucket.raise(terms, debt.after(elapsed_ns), now);
                     restored.found += 1;
                 }
-                None => restored.unknown += usize::from(debt.ahead_ns > 0),
+                None => restored.unknown += usize::from(!debt.is_none()),
             }
         }
         restored
     }
 
     /// The slot each limit goes on as: the one of its name; then, as in a reload, one that is new
-    /// goes on where another one of its kind is gone.
-    fn same<'s>(&self, limits: &[Held<'_>], slots: &[&'s Slot]) -> Vec<Option<&'s Slot>> {
+    /// goes on where another one of its kind is gone, if it may be that one renamed.
+    fn same<'s>(
+        &self,
+        limits: &[Held<'_>],
+        slots: &[&'s Slot],
+        may_be_renamed: bool,
+    ) -> Vec<Option<&'s Slot>> {
         let name = |slot: &Slot| &*self.labels[slot.label as usize].name;
         let by_name =
             limits.iter().map(|held| slots.iter().copied().find(|slot| name(slot) == held.name));
         let mut same: Vec<_> = by_name.collect();
+        if !may_be_renamed {
+            return same;
+        }
         for guarantees in [false, true] {
             let is_new = |slot: &&Slot| {
                 slot.is_guarantee() == guarantees

@@ -1,22 +1,29 @@
 //! Random trees against the plain model: admitted is what the model admits, no bound is passed, and
-//! a refused request changes nothing (P1, P2).
+//! a refused request changes nothing (P1, P2). Half of the trees are as deep as a tree may be.
 
 use orbit_policy::snapshot::LimitState;
 use orbit_policy::{ApiKey, Decision, Nanos, Policy, Reason};
 
-use crate::model::{Limit, Tokens, admit, assert_bound};
-use crate::{Random, SECOND, decide, key, policy};
+use crate::model::{Held, Limit, Share, admit, assert_bound};
+use crate::{Random, decide, key, policy};
+
+const CASES: usize = 100_000;
+const REQUESTS: usize = 12;
+/// As deep as a tree may be.
+const DEPTH: usize = 8;
+const TENANTS: u64 = 10;
 
 /// A tree as it is written and as the model sees it.
 struct Tree {
     text: String,
     limits: Vec<Limit>,
     tenants: Vec<Tenant>,
-    /// In hundredths of a percent: what of each limit is not guaranteed to anybody yet.
+    /// In hundredths: what of each limit is not guaranteed to anybody yet.
     free: Vec<u64>,
 }
 
 struct Tenant {
+    /// 1 for a root.
     depth: usize,
     /// Limits on the way up, narrowest first, the plan's not among them.
     own: Vec<usize>,
@@ -31,6 +38,8 @@ impl Tenant {
 }
 
 const NAMES: [&str; 2] = ["a", "b"];
+/// The least percentage: eight levels of less would take too long to refill.
+const LEAST: u64 = 20;
 
 impl Tree {
     fn random(random: &mut Random) -> Tree {
@@ -38,13 +47,19 @@ impl Tree {
             Tree { text: String::new(), limits: Vec::new(), tenants: Vec::new(), free: Vec::new() };
         let plans: Vec<_> = (0..2).map(|_| (random.one_in(2)).then(|| plain(random))).collect();
         for (index, limit) in plans.iter().enumerate() {
-            let limit = limit.as_ref().map_or("", |limit| &limit.0);
+            let limit = limit.as_ref().map_or_else(String::new, |(text, _)| named(text, NAMES[0]));
             tree.text +=
                 &format!("[[plan]]\nid = \"p{index}\"\napps = [\"crm\"]\nlimits = [{limit}]\n");
         }
-        for index in 0..random.within(2, 8) as usize {
-            let parent = index.checked_sub(1).map(|last| random.within(0, last as u64) as usize);
-            let parent = parent.filter(|parent| tree.tenants[*parent].depth < 7);
+        let is_deep = random.one_in(2);
+        let least = if is_deep { DEPTH as u64 } else { 2 };
+        for index in 0..random.within(least, TENANTS) as usize {
+            let last = (index as u64).checked_sub(1);
+            let parent = last.map(|last| {
+                let is_next = is_deep && index < DEPTH;
+                if is_next { last as usize } else { random.within(0, last) as usize }
+            });
+            let parent = parent.filter(|parent| tree.tenants[*parent].depth < DEPTH);
             tree.grow(index, parent, &plans, random);
         }
         tree
@@ -54,7 +69,7 @@ impl Tree {
         &mut self,
         index: usize,
         parent: Option<usize>,
-        plans: &[Option<(String, Tokens)>],
+        plans: &[Option<(String, Held)>],
         random: &mut Random,
     ) {
         let buys = parent.is_none() || random.one_in(8);
@@ -80,13 +95,12 @@ impl Tree {
             }
             let whole = shareable.iter().copied().find(|at| self.limits[*at].name == name);
             let (text, limit) = match whole {
-                Some(of) if self.free[of] >= 100 && !random.one_in(4) => {
+                Some(of) if self.free[of] >= LEAST && !random.one_in(4) => {
                     self.share(name, of, random)
                 }
                 _ => {
-                    let (text, tokens) = plain(random);
-                    let limit = Limit { name: name.into(), share: None, tokens, admitted: vec![] };
-                    (text.replace("NAME", name), limit)
+                    let (text, held) = plain(random);
+                    (named(&text, name), Limit::plain(name, held))
                 }
             };
             written += &text;
@@ -96,75 +110,48 @@ impl Tree {
         own.append(&mut above);
         if buys {
             // Every plan's limit has the first name.
-            let limit = plans[plan].as_ref().map(|(_, tokens)| Limit {
-                name: NAMES[0].into(),
-                share: None,
-                tokens: *tokens,
-                admitted: vec![],
-            });
+            let limit = plans[plan].as_ref().map(|(_, held)| Limit::plain(NAMES[0], *held));
             of_plan = limit.map(|limit| self.add(limit)).into_iter().collect();
         }
-        let depth = parent.map_or(0, |parent| self.tenants[parent].depth + 1);
+        let depth = parent.map_or(1, |parent| self.tenants[parent].depth + 1);
         self.tenants.push(Tenant { depth, own, plan: of_plan });
     }
 
     fn add(&mut self, limit: Limit) -> usize {
         self.limits.push(limit);
-        self.free.push(10_000);
+        self.free.push(100);
         self.limits.len() - 1
     }
 
-    /// A share in whole percents; the model's terms come from the gateway's own account of them.
     fn share(&mut self, name: &str, of: usize, random: &mut Random) -> (String, Limit) {
-        let guarantee = random.within(1, self.free[of] / 100);
-        self.free[of] -= guarantee * 100;
-        let ceiling = random.within(guarantee, 100);
+        let percent = random.within(LEAST, self.free[of]);
+        self.free[of] -= percent;
+        let ceiling = random.within(percent, 100);
         let mut text =
-            format!("{{ name = \"{name}\", guarantee = \"{guarantee}%\", ceiling = \"{ceiling}%\"");
-        if random.one_in(2) {
-            text += &format!(", burst = {}", random.within(1, 20));
-        }
-        if random.one_in(2) {
-            text += &format!(", guarantee_burst = {}", random.within(1, 20));
-        }
-        let unknown = Tokens::new(0, 0);
-        let limit = Limit {
-            name: name.into(),
-            share: Some((unknown, of)),
-            tokens: unknown,
-            admitted: vec![],
+            format!("{{ name = \"{name}\", guarantee = \"{percent}%\", ceiling = \"{ceiling}%\"");
+        let mut burst = |key: &str| {
+            random.one_in(2).then(|| {
+                let burst = random.within(1, 20);
+                text += &format!(", {key} = {burst}");
+                burst
+            })
         };
-        (text + " },", limit)
-    }
-
-    /// Fills in the terms of shares from what each tenant's usage says of its own limits.
-    fn learn(&mut self, policy: &Policy) {
-        for (index, tenant) in self.tenants.iter().enumerate() {
-            let id = format!("t{index}");
-            let usage = policy.load().usage(&id, Nanos(0)).expect("a tenant");
-            for limit in usage.iter().filter(|limit| limit.tenant == id) {
-                let LimitState::Rate { interval_ns, burst, .. } = limit.state else { panic!() };
-                let name = limit.name.strip_suffix(":guarantee");
-                // A tenant's own stand before those of others.
-                let at = tenant
-                    .own
-                    .iter()
-                    .find(|at| self.limits[**at].name == name.unwrap_or(&limit.name));
-                let Some(known) = at.map(|at| &mut self.limits[*at]) else { continue };
-                let Some((guarantee, _)) = &mut known.share else { continue };
-                let tokens = if name.is_some() { guarantee } else { &mut known.tokens };
-                if limit.level.as_str() != "plan" {
-                    *tokens = Tokens::new(interval_ns, burst);
-                }
-            }
-        }
+        let (own, guaranteed) = (burst("burst"), burst("guarantee_burst"));
+        let whole = &self.limits[of];
+        let guarantee = whole.guarantee().part(percent, guaranteed);
+        let ceiling = whole.held.part(ceiling, own);
+        (text + " },", Limit::share(name, ceiling, guarantee, of))
     }
 }
 
-fn plain(random: &mut Random) -> (String, Tokens) {
+fn plain(random: &mut Random) -> (String, Held) {
     let (rate, burst) = (random.within(1, 50), random.within(1, 20));
     let text = format!("{{ name = \"NAME\", rate = {rate}, per = \"second\", burst = {burst} }},");
-    (text, Tokens::new(SECOND.div_ceil(rate), burst))
+    (text, Held::plain(rate, burst))
+}
+
+fn named(text: &str, name: &str) -> String {
+    text.replace("NAME", name)
 }
 
 /// What is left at every limit of a tenant, guarantees included.
@@ -183,7 +170,7 @@ fn expected(tree: &Tree, tenant: usize, now: u64) -> Vec<(String, u64)> {
     let mut left = Vec::new();
     for at in chain {
         let limit = &tree.limits[at];
-        if let Some((guarantee, _)) = &limit.share {
+        if let Some(Share { guarantee, .. }) = &limit.share {
             left.push((format!("{}:guarantee", limit.name), guarantee.left(now)));
         }
         left.push((limit.name.clone(), limit.tokens.left(now)));
@@ -193,29 +180,26 @@ fn expected(tree: &Tree, tenant: usize, now: u64) -> Vec<(String, u64)> {
 
 #[test]
 fn p1_p2_random_trees_admit_what_the_plain_model_admits() {
-    let mut random = Random::seeded();
-    let (mut admitted, mut refused) = (0, 0);
-    for _ in 0..10_000 {
+    let mut random = Random::printed();
+    let (mut admitted, mut refused, mut deepest) = (0, 0, 0);
+    let keys: Vec<(ApiKey, String)> = (0..TENANTS).map(|at| key(&format!("t{at}"))).collect();
+    for case in 0..CASES {
         let mut tree = Tree::random(&mut random);
-        let mut text = tree.text.replace("NAME", NAMES[0]);
-        let keys: Vec<ApiKey> = (0..tree.tenants.len())
-            .map(|index| {
-                let (key, table) = key(&format!("t{index}"));
-                text += &table;
-                key
-            })
-            .collect();
+        let mut text = tree.text.clone();
+        for (_, table) in &keys[..tree.tenants.len()] {
+            text += table;
+        }
         let policy = policy(&text);
-        tree.learn(&policy);
+        deepest += usize::from(tree.tenants.iter().any(|tenant| tenant.depth == DEPTH));
         let mut now = 0;
-        for _ in 0..40 {
+        for _ in 0..REQUESTS {
             now += random.within(0, 50_000_000) * random.within(0, 2);
-            let tenant = random.within(0, keys.len() as u64 - 1) as usize;
+            let tenant = random.within(0, tree.tenants.len() as u64 - 1) as usize;
             let cost = if random.one_in(4) { 3 } else { 1 };
-            let decision = decide(&policy, &keys[tenant], cost, now);
+            let decision = decide(&policy, &keys[tenant].0, cost, now);
             let chain = tree.tenants[tenant].chain();
             let granted = admit(&mut tree.limits, &chain, cost.into(), now);
-            assert_eq!(matches!(decision, Decision::Admit(_)), granted, "at {now}\n{text}");
+            assert_eq!(matches!(decision, Decision::Admit(_)), granted, "{case} at {now}\n{text}");
             assert_eq!(left(&policy, tenant, now), expected(&tree, tenant, now), "{text}");
             if granted {
                 admitted += 1;
@@ -233,6 +217,9 @@ fn p1_p2_random_trees_admit_what_the_plain_model_admits() {
         }
         (0..tree.limits.len()).for_each(|at| assert_bound(&tree.limits, at));
     }
-    println!("{admitted} admitted, {refused} refused");
-    assert!(admitted > 10_000 && refused > 10_000, "{admitted} admitted, {refused} refused");
+    println!(
+        "{admitted} admitted, {refused} refused, {deepest} of {CASES} trees as deep as may be"
+    );
+    assert!(admitted > CASES && refused > CASES, "{admitted} admitted, {refused} refused");
+    assert!(deepest > CASES / 3, "{deepest} of {CASES} trees as deep as may be");
 }

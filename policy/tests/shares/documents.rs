@@ -37,7 +37,10 @@ fn p4_every_mistake_in_a_share_is_named_with_line_and_key() {
         (share("guarantee = 1.5"), ".guarantee: a float where an integer belongs"),
         (share("ceiling = 50"), ".guarantee: ceiling and guarantee_burst go with guarantee only"),
         (share("guarantee = 5, rate = 5"), ".rate: does not go with guarantee and ceiling"),
-        (share("guarantee = 5, concurrent = 5"), ".concurrent: does not go with guarantee"),
+        (
+            share("guarantee = 5, concurrent = 5"),
+            ":60: tenant.c.limits[0].concurrent: a concurrency limit has no guarantee and no ceiling",
+        ),
         (
             share("guarantee = 5, apps = [\"crm\"]"),
             ".guarantee: a share holds where the limit above",
@@ -70,11 +73,11 @@ fn p4_every_mistake_in_a_share_is_named_with_line_and_key() {
         ),
         (
             "{ name = \"parallel\", guarantee = 5 }".into(),
-            ":20: tenant.c.limits[0].name: `parallel` above is concurrent or for each",
+            ":20: tenant.c.limits[0].name: `parallel` above bounds requests in flight: a concurrency limit has no guarantee",
         ),
         (
             "{ name = \"person\", guarantee = 5 }".into(),
-            ":20: tenant.c.limits[0].name: `person` above is concurrent or for each",
+            ":20: tenant.c.limits[0].name: `person` above is one limit for each of something: it has no",
         ),
     ];
     for (limit, expected) in cases {

@@ -53,7 +53,7 @@ fn run(offered_per_s: [u64; 3], random: &mut Random) -> ([u64; 3], u64) {
 
 #[test]
 fn fairness_each_child_has_its_guarantee_beside_a_greedy_one() {
-    let mut random = Random::seeded();
+    let mut random = Random::printed();
     for greedy in 0..3 {
         let mut offered = PERCENT.map(|percent| RATE * percent / 100 * 11 / 10);
         offered[greedy] = RATE * 5;
@@ -78,7 +78,7 @@ fn fairness_each_child_has_its_guarantee_beside_a_greedy_one() {
 
 #[test]
 fn fairness_what_is_idle_is_borrowed_and_given_back_at_once() {
-    let mut random = Random::seeded();
+    let mut random = Random::printed();
     for (offered, borrower) in
         [([0, 0, RATE * 5], 2), ([RATE * 5, 0, 0], 0), ([0, 100, RATE * 5], 2)]
     {

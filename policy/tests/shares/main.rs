@@ -2,7 +2,11 @@
 #![allow(clippy::print_stdout, reason = "random tests print their seed")]
 
 mod admission;
+mod ahead;
+mod concurrent;
+mod deep;
 mod documents;
+mod doubts;
 mod fairness;
 mod model;
 mod state;
@@ -70,14 +74,16 @@ fn granted(policy: &Policy, key: &ApiKey, cost: u32, now: u64) -> bool {
     matches!(decide(policy, key, cost, now), Decision::Admit(_))
 }
 
-/// SplitMix64, from a seed that is printed.
+/// SplitMix64.
 struct Random(u64);
 
 impl Random {
-    fn seeded() -> Random {
+    /// From the seed in `ORBIT_SEED`, or a new one; printed, so that a failure can be repeated.
+    fn printed() -> Random {
         use std::hash::{BuildHasher, RandomState};
-        let seed = RandomState::new().hash_one(0) >> 32;
-        println!("seed {seed}");
+        let given = std::env::var("ORBIT_SEED").ok().and_then(|seed| seed.parse().ok());
+        let seed = given.unwrap_or_else(|| RandomState::new().hash_one(0));
+        println!("ORBIT_SEED={seed}");
         Random(seed)
     }
 

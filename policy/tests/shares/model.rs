@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use crate::SECOND;
+
 /// A bucket: the instant at which it is full, and what it is held to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tokens {
@@ -11,10 +13,6 @@ pub(crate) struct Tokens {
 }
 
 impl Tokens {
-    pub(crate) fn new(interval_ns: u64, burst: u64) -> Tokens {
-        Tokens { full_at: 0, interval_ns, burst }
-    }
-
     fn force(&mut self, cost: u64, now: u64) {
         self.full_at = self.full_at.max(now) + cost * self.interval_ns;
     }
@@ -35,15 +33,70 @@ impl Tokens {
     }
 }
 
+/// What a limit is held to, by the book: its rate in millionths of a token a day, rounded down; the
+/// time of a token in nanoseconds, rounded up; and its burst.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Held {
+    micro_per_day: u128,
+    interval_ns: u64,
+    burst: u64,
+}
+
+impl Held {
+    /// So many a second.
+    pub(crate) fn plain(rate: u64, burst: u64) -> Held {
+        let micro_per_day = u128::from(rate) * 86_400_000_000;
+        Held { micro_per_day, interval_ns: SECOND.div_ceil(rate), burst }
+    }
+
+    /// A part of it: a token takes longer as the part is smaller, and of the burst it has its part,
+    /// one token at least, unless it has another.
+    pub(crate) fn part(self, percent: u64, burst: Option<u64>) -> Held {
+        let part = self.micro_per_day * u128::from(percent) / 100;
+        let interval_ns = (u128::from(self.interval_ns) * self.micro_per_day).div_ceil(part);
+        let of_burst = u128::from(self.burst) * part / self.micro_per_day;
+        let burst = burst.unwrap_or((of_burst as u64).max(1));
+        Held { micro_per_day: part, interval_ns: interval_ns as u64, burst }
+    }
+
+    fn tokens(self) -> Tokens {
+        Tokens { full_at: 0, interval_ns: self.interval_ns, burst: self.burst }
+    }
+}
+
 /// A limit somewhere in the tree.
 #[derive(Clone, Debug)]
 pub(crate) struct Limit {
     pub(crate) name: String,
-    /// What is guaranteed, and the limit it is guaranteed of.
-    pub(crate) share: Option<(Tokens, usize)>,
+    pub(crate) held: Held,
+    pub(crate) share: Option<Share>,
     pub(crate) tokens: Tokens,
     /// Admitted: when and how many.
     pub(crate) admitted: Vec<(u64, u64)>,
+}
+
+/// What is guaranteed, and the limit it is guaranteed of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Share {
+    held: Held,
+    pub(crate) guarantee: Tokens,
+    of: usize,
+}
+
+impl Limit {
+    pub(crate) fn plain(name: &str, held: Held) -> Limit {
+        Limit { name: name.into(), held, share: None, tokens: held.tokens(), admitted: vec![] }
+    }
+
+    pub(crate) fn share(name: &str, ceiling: Held, guarantee: Held, of: usize) -> Limit {
+        let share = Share { held: guarantee, guarantee: guarantee.tokens(), of };
+        Limit { share: Some(share), ..Limit::plain(name, ceiling) }
+    }
+
+    /// What shares of it are parts of.
+    pub(crate) fn guarantee(&self) -> Held {
+        self.share.map_or(self.held, |share| share.held)
+    }
 }
 
 /// Takes from every limit of a chain (narrowest first), or from none.
@@ -53,7 +106,7 @@ pub(crate) fn admit(limits: &mut [Limit], chain: &[usize], cost: u64, now: u64) 
     for at in chain {
         let limit = &mut limits[*at];
         let is_secured = secured.contains(at);
-        if let Some((guarantee, of)) = &mut limit.share
+        if let Some(Share { guarantee, of, .. }) = &mut limit.share
             && chain.contains(of)
         {
             if is_secured {
@@ -79,7 +132,7 @@ pub(crate) fn admit(limits: &mut [Limit], chain: &[usize], cost: u64, now: u64) 
 /// The bursts of everything guaranteed of a limit, directly or by a share of it.
 fn guaranteed(limits: &[Limit], of: usize) -> u64 {
     let shares = (0..limits.len()).filter_map(|at| {
-        let (guarantee, whole) = limits[at].share?;
+        let Share { guarantee, of: whole, .. } = limits[at].share?;
         (whole == of).then(|| guarantee.burst + guaranteed(limits, at))
     });
     shares.sum()

@@ -73,20 +73,25 @@ fn p2_a_refused_request_leaves_guarantee_and_limit_as_they_were() {
 #[test]
 fn p3_a_reload_forgives_neither_guarantee_nor_ceiling() {
     let cases = [
-        (HALF, 0),
-        // Another rate and name: what was spent is spent, in tokens.
-        (r#"{ name = "requests", guarantee = "40%", guarantee_burst = 5 }"#, 0),
-        (r#"{ name = "requests", guarantee = "50%", guarantee_burst = 7 }"#, 2),
+        (HALF, HALF, 0),
+        // Another rate: what was spent is spent, in tokens.
+        (HALF, r#"{ name = "requests", guarantee = "40%", guarantee_burst = 5 }"#, 0),
+        (HALF, r#"{ name = "requests", guarantee = "50%", guarantee_burst = 7 }"#, 2),
+        // Another name, of the limit above and so of its share.
+        ("\"requests\"", "\"calls\"", 0),
     ];
-    for (limit, expected) in cases {
+    for (from, to, expected) in cases {
         let mut family = Family::new(HALF);
         let policy = policy(&family.text);
         assert_eq!(left(&policy, &family.sibling, 0), 10);
         assert_eq!(left(&policy, &family.child, 0), 5);
-        family.text = family.text.replace(HALF, limit);
+        family.text = family.text.replace(from, to);
+        let after_restart = restarted(&policy, &family.text);
         policy.apply(&sources(format!("{}{EDGE}", family.text)), Reading::default).expect("valid");
-        assert_eq!(left(&policy, &family.child, 0), expected, "{limit}");
-        assert_eq!(left(&policy, &family.sibling, 0), 0);
+        for policy in [&policy, &after_restart] {
+            assert_eq!(left(policy, &family.child, 0), expected, "{to}");
+            assert_eq!(left(policy, &family.sibling, 0), 0, "{to}");
+        }
     }
 }
 

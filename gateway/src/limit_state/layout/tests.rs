@@ -13,20 +13,20 @@ fn body(now: Nanos) -> Vec<u8> {
     body
 }
 
-fn debt(interval_ns: u64, ahead_ns: u64) -> Debt {
-    Debt { interval_ns, ahead_ns }
+const fn debt(interval_ns: u64, ahead_ns: u64, arrears_ns: u64) -> Debt {
+    Debt { terms: Terms { interval_ns, burst: 8 }, ahead_ns, arrears_ns }
 }
 
 fn records() -> [Record<'static>; 5] {
     const SPENT: &[Held<'static>] = &[
-        Held { name: "requests", spent: Spent::Tokens(Debt { interval_ns: 7, ahead_ns: 70 }) },
-        Held { name: "full", spent: Spent::Tokens(Debt { interval_ns: 9, ahead_ns: 0 }) },
+        Held { name: "requests", spent: Spent::Tokens(debt(7, 70, 700)) },
+        Held { name: "full", spent: Spent::Tokens(debt(9, 0, 0)) },
     ];
     [
         Record::Limits { owner: Owner::Tenant("acme"), limits: SPENT },
-        Record::Limits { owner: Owner::Plan("acme"), limits: SPENT },
+        Record::Limits { owner: Owner::Plan { tenant: "acme", plan: "business" }, limits: SPENT },
         Record::Limits { owner: Owner::Key("abcdefghi1"), limits: &SPENT[..1] },
-        Record::Dynamic { subject: 1 << 100, debt: debt(3, 33) },
+        Record::Dynamic { subject: 1 << 100, debt: debt(3, 33, 5) },
         Record::Emptied { ago_ns: 5_000 },
     ]
 }
@@ -45,7 +45,7 @@ fn what_is_written_is_read() {
 fn a_body_in_which_nothing_was_taken_stays_the_same() {
     let mut later = Vec::new();
     for record in [
-        Record::Dynamic { subject: 1 << 100, debt: debt(3, 23) },
+        Record::Dynamic { subject: 1 << 100, debt: debt(3, 23, 5) },
         Record::Emptied { ago_ns: 5_010 },
     ] {
         note(&record, Nanos(1_010), &mut later);

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use proptest::prelude::*;
 
 use super::{Debt, Held, Owner, Record, Restored, Spent};
+use crate::bucket::Terms;
 use crate::decide::tests::hash_of;
 use crate::keys::tests::key_text;
 use crate::quota::InMemory;
@@ -93,7 +94,7 @@ fn granted(policy: &Policy, now: u64, client: u8, dear: bool) -> bool {
 struct Kept(Vec<KeptRecord>);
 
 enum KeptRecord {
-    Limits { kind: u8, id: String, limits: Vec<(String, Spent)> },
+    Limits { kind: u8, id: String, plan: String, limits: Vec<(String, Spent)> },
     Other(Record<'static>),
 }
 
@@ -103,13 +104,14 @@ impl Kept {
         policy.export(Nanos(now), &mut |record| {
             kept.0.push(match *record {
                 Record::Limits { owner, limits } => {
-                    let (kind, id) = match owner {
-                        Owner::Tenant(id) => (0, id),
-                        Owner::Plan(id) => (1, id),
-                        Owner::Key(id) => (2, id),
+                    let (kind, id, plan) = match owner {
+                        Owner::Tenant(id) => (0, id, ""),
+                        Owner::Plan { tenant, plan } => (1, tenant, plan),
+                        Owner::Key(id) => (2, id, ""),
                     };
                     let limits = limits.iter().map(|held| (held.name.to_owned(), held.spent));
-                    KeptRecord::Limits { kind, id: id.to_owned(), limits: limits.collect() }
+                    let (id, plan, limits) = (id.to_owned(), plan.to_owned(), limits.collect());
+                    KeptRecord::Limits { kind, id, plan, limits }
                 }
                 Record::Dynamic { subject, debt } => {
                     KeptRecord::Other(Record::Dynamic { subject, debt })
@@ -126,10 +128,11 @@ impl Kept {
             let limits: Vec<Held<'s>>;
             let record = match kept {
                 KeptRecord::Other(record) => *record,
-                KeptRecord::Limits { kind, id, limits: owned } => {
+                KeptRecord::Limits { kind, id, plan, limits: owned } => {
                     let held = |(name, spent): &'s (String, Spent)| Held { name, spent: *spent };
                     limits = owned.iter().map(held).collect();
-                    let owners = [Owner::Tenant(id), Owner::Plan(id), Owner::Key(id)];
+                    let of_plan = Owner::Plan { tenant: id, plan };
+                    let owners = [Owner::Tenant(id), of_plan, Owner::Key(id)];
                     let owner = owners[usize::from(*kind)];
                     Record::Limits { owner, limits: &limits }
                 }
@@ -216,6 +219,10 @@ proptest! {
     }
 }
 
+fn debt(interval_ns: u64, ahead_ns: u64) -> Debt {
+    Debt { terms: Terms { interval_ns, burst: u64::MAX }, ahead_ns, arrears_ns: 0 }
+}
+
 #[test]
 fn p3_what_was_spent_after_the_last_export_is_all_that_is_forgiven() {
     let shape = Shape([vec![], vec![(0, 1, 9)], vec![], vec![], vec![(0, 1, 9)]]);
@@ -269,8 +276,8 @@ fn restoring_only_takes_away_and_says_what_nobody_holds_any_more() {
     let foreign = Record::Limits {
         owner: Owner::Tenant("nobody"),
         limits: &[
-            Held { name: "a", spent: Spent::Tokens(Debt { interval_ns: 0, ahead_ns: u64::MAX }) },
-            Held { name: "b", spent: Spent::Tokens(Debt { interval_ns: 1, ahead_ns: 0 }) },
+            Held { name: "a", spent: Spent::Tokens(debt(0, u64::MAX)) },
+            Held { name: "b", spent: Spent::Tokens(debt(1, 0)) },
         ],
     };
     let restored = policy.restore(&foreign, 0, Nanos(0));
@@ -282,11 +289,11 @@ fn the_worst_debt_neither_panics_nor_seals_a_bucket() {
     let shape = Shape([vec![], vec![(0, 1, 5)], vec![], vec![], vec![]]);
     let policy = shape.policy();
     for interval_ns in [0, 1, u64::MAX] {
-        let spent = Spent::Tokens(Debt { interval_ns, ahead_ns: u64::MAX });
+        let debt = Debt { arrears_ns: u64::MAX, ..debt(interval_ns, u64::MAX) };
+        let spent = Spent::Tokens(debt);
         let limits = &[Held { name: "n0", spent }];
         let record = Record::Limits { owner: Owner::Tenant("team"), limits };
         policy.restore(&record, 0, Nanos(u64::MAX - 5));
-        let debt = Debt { interval_ns, ahead_ns: u64::MAX };
         policy.restore(&Record::Dynamic { subject: u128::MAX, debt }, 0, Nanos(u64::MAX - 5));
         policy.restore(&Record::Emptied { ago_ns: u64::MAX }, u64::MAX, Nanos(0));
     }
