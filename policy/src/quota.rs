@@ -224,27 +224,22 @@ impl Quota {
         (window, reading, limit.saturating_add(reading.extra))
     }
 
-    /// Asks for `cost`, and with `look` changes nothing. `meter` is the one the route counts on.
-    pub(crate) fn ask(
-        self: &Arc<Self>,
-        (meter, cost): (MeterId, u32),
-        unix_us: i64,
-        look: bool,
-    ) -> Answer {
+    /// Asks for so many units, and with `look` changes nothing. `None`: the request is charged later.
+    pub(crate) fn ask(self: &Arc<Self>, units: Option<u32>, unix_us: i64, look: bool) -> Answer {
         if self.successor.get().is_some() {
             return Answer::Stale;
         }
-        let debits = meter == self.rules.meter;
-        if debits && cost == 0 {
+        if units == Some(0) {
             return Answer::Open;
         }
+        let debits = units.is_some();
         if matches!(self.rules.beyond, Beyond::Bill) {
             return if debits { Answer::Billed } else { Answer::Open };
         }
         self.settle(unix_us);
         let window = self.rules.calendar.window(unix_us);
         // A quota that is charged later is used up when not even one more fits.
-        let cost = if debits { u64::from(cost) } else { 1 };
+        let cost = units.map_or(1, u64::from);
         let counter = self.counter();
         let take = self.rules.entry(&window, |entry| {
             if debits && !look { counter.take(entry, cost) } else { counter.look(entry, cost) }

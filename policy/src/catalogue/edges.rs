@@ -87,6 +87,8 @@ impl<'d> Routes<'d> {
                 meter_id: MeterId(0),
                 measured: Box::default(),
                 distinct: Box::default(),
+                counts_on: BitSet::default(),
+                units: 0,
                 cost: doc.cost,
                 tier: doc.tier,
                 feature,

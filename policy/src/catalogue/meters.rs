@@ -275,6 +275,11 @@ fn apply(
             }
         }
     }
+    let own = defined.get(route.meter_id.0 as usize).map(|own| own.meter.aggregate);
+    route.units = if own == Some(Aggregate::Count) { 1 } else { route.cost };
+    let volume = [DATA_IN, DATA_OUT].into_iter().filter_map(|id| find(defined, id));
+    let all = measured.iter().chain(&distinct).copied().chain(volume).chain([route.meter_id]);
+    all.for_each(|id| route.counts_on.insert(id.0));
     route.measured = measured.into();
     route.distinct = distinct.into();
 }

@@ -14,9 +14,8 @@ use crate::bucket::{Bucket, Take, Terms};
 use crate::calendar::Tag;
 use crate::documents::Each;
 use crate::dynamic::{DynamicTake, Subject};
-use crate::meters::MeterId;
 use crate::quota::{self, Answer, Beyond, Entrance, Quota};
-use crate::snapshot::{Caller, Control, EVERYWHERE, RouteIndex, Slot, Snapshot};
+use crate::snapshot::{Caller, Control, EVERYWHERE, Route, RouteIndex, Slot, Snapshot};
 use crate::time::Nanos;
 
 use super::named::Named;
@@ -45,7 +44,7 @@ pub(super) struct Chain<'c, 'a> {
     shared: &'c [Slot],
     pub(super) route: RouteIndex,
     cost: u32,
-    meter: MeterId,
+    rule: &'c Route,
     guarantees: bool,
     pub(super) call: &'c Call<'a>,
     pub(super) named: &'c Named,
@@ -123,7 +122,7 @@ impl<'c, 'a> Chain<'c, 'a> {
             guarantees: tenant.guarantees,
             route,
             cost: rule.cost,
-            meter: rule.meter_id,
+            rule,
             call,
             named,
         }
@@ -240,11 +239,16 @@ impl<'c, 'a> Chain<'c, 'a> {
         Walk::Admitted { entered, nearest, throttled, new: 0 }
     }
 
-    /// Counts the cost at quotas that did not debit it.
+    /// Whether the request is debited at a quota as it is admitted, and not charged for later.
+    fn debits(&self, quota: &Quota) -> bool {
+        quota.rules.meter == self.rule.meter_id
+    }
+
+    /// Counts the request at quotas that did not debit it.
     fn count_beyond(&self, slots: u64) {
         for (_, slot) in self.slots().filter(|(index, _)| slots >> index & 1 == 1) {
-            if let Some(quota) = slot.quota_here().filter(|quota| quota.rules.meter == self.meter) {
-                quota.add(self.cost.into(), self.call.unix_us);
+            if let Some(quota) = slot.quota_here().filter(|quota| self.debits(quota)) {
+                quota.add(self.rule.units.into(), self.call.unix_us);
             }
         }
     }
@@ -314,7 +318,11 @@ impl<'c, 'a> Chain<'c, 'a> {
         if quota.set().is_some() {
             return self.member(quota, look);
         }
-        match quota.ask((self.meter, self.cost), self.call.unix_us, look) {
+        if !self.rule.counts_on.contains(quota.rules.meter.0) {
+            return Step::Exempt;
+        }
+        let units = self.debits(quota).then_some(self.rule.units);
+        match quota.ask(units, self.call.unix_us, look) {
             Answer::Granted { tag, remaining } => Step::Granted { before: tag.0.into(), remaining },
             Answer::Open => Step::Exempt,
             Answer::Billed => Step::Billed,
@@ -401,7 +409,7 @@ impl<'c, 'a> Chain<'c, 'a> {
                     guarantee.bucket.put_back(guarantee.terms, self.cost, now, before);
                 }
                 Control::Gauge { gauge, .. } => gauge.leave(),
-                Control::Quota(quota) => quota.put_back(Tag(before as u16), self.cost),
+                Control::Quota(quota) => quota.put_back(Tag(before as u16), self.rule.units),
                 Control::Each { each, limit, terms } => {
                     if let Some(subject) = self.subject(*each, *limit) {
                         self.snapshot.dynamic.put_back(subject, *terms, self.cost, now, before);

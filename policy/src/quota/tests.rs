@@ -171,6 +171,64 @@ fn a_quota_of_another_meter_is_charged_later_and_refuses_the_next() {
 }
 
 #[test]
+fn a_quota_refuses_only_where_its_meter_counts() {
+    let used_up =
+        |meter| format!(r#"{{ name = "{meter}", meter = "{meter}", limit = 0, per = "day" }}"#);
+    let meters = r#"
+[[meter]]
+id = "weight"
+aggregate = "sum"
+value = "request_header:x-weight"
+routes = ["three"]
+[[meter]]
+id = "told"
+aggregate = "sum"
+value = "event"
+[[meter]]
+id = "devices"
+aggregate = "distinct"
+value = "request_header:x-device"
+routes = ["free"]
+"#;
+    let paths = ["/", "/three", "/free", "/report"];
+    for (meter, refused) in [
+        ("api_calls", &["/", "/three"][..]),
+        ("reports", &["/report"]),
+        ("weight", &["/three"]),
+        ("processing", &paths),
+        ("data_in", &paths),
+        ("data_out", &paths),
+        // Nobody is named, and events are nobody's request.
+        ("devices", &[]),
+        ("told", &[]),
+    ] {
+        let policy = policy_in(InMemory::shared(), &documents(&used_up(meter), "", "", meters));
+        let is_refused = |path: &&str| matches!(ask(&policy, path, NOON_US), Decision::Deny(_));
+        let seen: Vec<_> = paths.into_iter().filter(is_refused).collect();
+        assert_eq!(seen, refused, "{meter}");
+    }
+}
+
+#[test]
+fn a_meter_that_counts_takes_one_of_a_request_whatever_it_costs() {
+    let text = documents(
+        r#"{ name = "calls", meter = "api_calls", limit = 4, per = "day" }"#,
+        "",
+        "quotas = [{ name = \"billed\", meter = \"api_calls\", limit = 1, per = \"day\", at_limit = \"allow_and_bill\" }]",
+        "[[meter]]\nid = \"api_calls\"\naggregate = \"count\"\nvalue = \"cost\"\n",
+    );
+    let policy = policy_in(InMemory::shared(), &text);
+    for path in ["/three", "/", "/free", "/three"] {
+        assert!(matches!(ask(&policy, path, NOON_US), Decision::Admit(_)), "{path}");
+    }
+    let Decision::Deny(denial) = ask(&policy, "/three", NOON_US) else { panic!("admitted") };
+    let Reason::QuotaExhausted(exhausted) = denial.reason else { panic!("{:?}", denial.reason) };
+    assert!(!exhausted.limited.never, "one fits into the next day");
+    assert!(matches!(ask(&policy, "/free", NOON_US), Decision::Deny(_)));
+    assert_eq!((used(&policy, "calls", NOON_US), used(&policy, "billed", NOON_US)), (4, 4));
+}
+
+#[test]
 fn beyond_the_limit_is_billed_and_counted() {
     let policy = policy(
         r#"{ name = "calls", meter = "api_calls", limit = 4, per = "day", at_limit = "allow_and_bill" }"#,

@@ -157,7 +157,8 @@ fn admits(quotas: &mut [Plain], meter: &str, cost: u64, at_us: i64) -> bool {
     let mut admitted = true;
     let mut throttled = vec![false; quotas.len()];
     for (quota, throttled) in quotas.iter_mut().zip(&mut throttled) {
-        if quota.at_limit == "allow_and_bill" || (quota.meter == meter && cost == 0) {
+        let counts = quota.meter == meter || quota.meter == "data_in";
+        if quota.at_limit == "allow_and_bill" || !counts || (quota.meter == meter && cost == 0) {
             continue;
         }
         let wanted = if quota.meter == meter { cost } else { 1 };
