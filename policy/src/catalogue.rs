@@ -21,7 +21,7 @@ use crate::dates::Utc;
 use crate::diagnostics::{Diagnostics, Findings};
 use crate::documents::{self, Located, Source, Text};
 use crate::dynamic::DynamicBuckets;
-use crate::quota::Memory;
+use crate::levels::Levels;
 use crate::snapshot::Snapshot;
 use index::Broken;
 use limits::Limits;
@@ -31,7 +31,7 @@ use quotas::Quotas;
 /// that is wrong with them.
 ///
 /// Bucket state is taken over from `previous` by tenant (or key) and limit name. Quotas count in
-/// `memory`; without it the snapshot can only be judged.
+/// the memory of `levels`; without it the snapshot can only be judged.
 ///
 /// Nothing that these documents name may turn out wrong at its instant, when nobody looks. Where
 /// limits or grants lean on a plan, they are therefore resolved for the instants at which another
@@ -41,7 +41,7 @@ pub(crate) fn build(
     at_us: i64,
     previous: Option<&Snapshot>,
     dynamic: &Arc<DynamicBuckets>,
-    memory: Option<&dyn Memory>,
+    levels: Option<&Levels>,
 ) -> Result<Snapshot, Diagnostics> {
     let (snapshot, mut doubtful_us) = resolve(sources, at_us, previous, dynamic)?;
     doubtful_us.sort_unstable();
@@ -54,8 +54,8 @@ pub(crate) fn build(
             found
         })?;
     }
-    if let Some(memory) = memory {
-        quotas::settle(&snapshot, previous, memory);
+    if let Some(levels) = levels {
+        quotas::settle(&snapshot, previous, levels);
     }
     Ok(snapshot)
 }

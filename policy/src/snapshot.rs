@@ -26,6 +26,7 @@ use crate::documents::Each;
 use crate::dynamic::DynamicBuckets;
 use crate::gauge::Gauge;
 use crate::keys::{KeyId, Presented, SecretHash};
+use crate::levels::LevelQuota;
 use crate::members::Members;
 use crate::meters::{Meter, MeterId};
 use crate::price::Price;
@@ -193,6 +194,9 @@ pub struct Route {
     pub distinct: Box<[MeterId]>,
     /// Every meter that a request of this route may count on, data volume too.
     pub(crate) counts_on: BitSet,
+    /// Gauges that requests of this route change, at most
+    /// [`MAX_LEVELS`](crate::levels::MAX_LEVELS).
+    pub(crate) levels: Box<[MeterId]>,
     /// Units of its own meter that one request is: its cost, or 1 where requests are counted.
     pub(crate) units: u32,
     /// Tokens and metered quantity of one request.
@@ -276,11 +280,14 @@ pub struct Tenant {
     /// The widest of its own status and its ancestors'.
     pub status: Status,
     pub(crate) rights: Arc<Rights>,
+    /// Whether its plan is its own, and not from above.
+    pub(crate) has_own_plan: bool,
     /// End of the trial it is on, unix microseconds.
     pub(crate) trial_until_us: Option<i64>,
     pub(crate) chain: Box<[Slot]>,
-    /// Its days: a member has a row in each.
-    pub(crate) days: Arc<Calendar>,
+    /// Its days, and those of the tenants above it in other zones: a member has a row in each, so that
+    /// everybody's windows find it.
+    pub(crate) days: Arc<[Arc<Calendar>]>,
     /// Whether any of the chain is a guarantee.
     pub(crate) guarantees: bool,
     /// Index of its `RateLimit-Policy` value, or [`COMPOSED`].
@@ -331,6 +338,8 @@ pub(crate) enum Control {
         terms: Terms,
     },
     Quota(Arc<Quota>),
+    /// A quota of a gauge.
+    Level(Arc<LevelQuota>),
 }
 
 /// Where a quota stands: a slot of the chain of its owner.
@@ -565,7 +574,7 @@ impl Snapshot {
                 Control::Each { terms, .. } => {
                     LimitState::Each { interval_ns: terms.interval_ns, burst: terms.burst }
                 }
-                Control::Quota(_) => return None,
+                Control::Quota(_) | Control::Level(_) => return None,
             };
             let level = slot.level;
             let tenant = self.tenants[slot.owner as usize].id.to_string();

@@ -88,6 +88,7 @@ impl<'d> Routes<'d> {
                 measured: Box::default(),
                 distinct: Box::default(),
                 counts_on: BitSet::default(),
+                levels: Box::default(),
                 units: 0,
                 cost: doc.cost,
                 tier: doc.tier,

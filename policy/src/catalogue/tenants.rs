@@ -13,7 +13,7 @@ use super::limits::{Limits, Owner, Resolved};
 use super::quotas::{Amounts, Civil, Quotas};
 use super::shares::{self, Above, Shares};
 use super::timeline::{Standing, Timelines};
-use crate::calendar::Period;
+use crate::calendar::{Calendar, Period};
 use crate::decide::MAX_CHAIN;
 use crate::diagnostics::Findings;
 use crate::documents::{ChangeDoc, LimitKind, Overrides, TenantDoc};
@@ -232,10 +232,7 @@ impl Grower<'_, '_, '_, '_> {
         };
         let status = standing.status();
         let status = parent.map_or(status, |parent| status.max(parent.tenant.status));
-        let days = match parent {
-            Some(parent) if doc.zone.is_none() => Arc::clone(&parent.tenant.days),
-            _ => self.quotas.calendar(&civil, Period::Day),
-        };
+        let days = self.days(doc, &civil, parent);
         let guarantees = chain.iter().any(Slot::is_guarantee);
         let tenant = Tenant {
             id: id.into(),
@@ -243,6 +240,7 @@ impl Grower<'_, '_, '_, '_> {
             level,
             status,
             rights,
+            has_own_plan: standing.plan.is_some(),
             trial_until_us: standing.trial_until_us,
             chain: chain.into(),
             days,
@@ -277,7 +275,8 @@ impl Grower<'_, '_, '_, '_> {
         let resolved = self.resolve(index, level, plan, tail);
         let owner = Owner { tenant: index, known_as: id };
         // Below a plan, a figure of its own is a quota of its own.
-        let figures = subscribed.map(|_| Amounts { users: standing.overrides.users });
+        let overrides = &standing.overrides;
+        let figures = subscribed.map(|_| Amounts::new(overrides.users, overrides.storage_gb));
         // Before its limits: what guarantees secure is counted from them to those above.
         let mut chain = self.own_quotas(index, level, figures, civil, &before.own);
         chain.extend(self.limits.slots(&resolved, owner, &before.own));
@@ -288,8 +287,10 @@ impl Grower<'_, '_, '_, '_> {
         }
         shares::cut(&mut chain[own..]);
         chain.extend(self.limits.slots(&self.plan_limits[plan as usize], owner, &before.plan));
-        let (before, limits) = (&before.plan, &mut *self.limits);
-        let figures = Amounts { users: rights.figures.users };
+        let limits = &mut *self.limits;
+        let renames = before.plan_id == Some(&*limits.products.plans[plan as usize].id);
+        let before = (&*before.plan, renames);
+        let figures = Amounts::new(rights.figures.users, rights.figures.storage_gb);
         let quotas = self.quotas.of_plan(plan, figures, &mut limits.labels);
         chain.extend(self.quotas.slots(&quotas, owner, civil, before, limits, self.findings));
         let plan_slots = self.plan_limits[plan as usize].len() + quotas.len();
@@ -298,9 +299,27 @@ impl Grower<'_, '_, '_, '_> {
 
     /// How many slots a plan has on the chain of whoever will be on it.
     fn plan_slots(&mut self, plan: u32, overrides: &Overrides) -> usize {
-        let figures = Amounts { users: self.entitler.figures(plan, overrides).users };
+        let figures = self.entitler.figures(plan, overrides);
+        let figures = Amounts::new(figures.users, figures.storage_gb);
         let quotas = self.quotas.of_plan(plan, figures, &mut self.limits.labels);
         self.plan_limits[plan as usize].len() + quotas.len()
+    }
+
+    fn days(
+        &mut self,
+        doc: &TenantDoc<'_>,
+        civil: &Civil,
+        parent: Option<&Grown>,
+    ) -> Arc<[Arc<Calendar>]> {
+        let above = parent.map(|parent| &parent.tenant.days);
+        if let Some(above) = above.filter(|_| doc.zone.is_none()) {
+            return Arc::clone(above);
+        }
+        let own = self.quotas.calendar(civil, Period::Day);
+        let is_own = |days: &&Arc<Calendar>| Arc::ptr_eq(days, &own);
+        let others = above.into_iter().flat_map(|above| above.iter());
+        let others = others.filter(|days| !is_own(days)).map(Arc::clone);
+        [Arc::clone(&own)].into_iter().chain(others).collect()
     }
 
     fn civil(&mut self, doc: &TenantDoc<'_>, parent: Option<&Grown>) -> Civil {
@@ -330,7 +349,7 @@ impl Grower<'_, '_, '_, '_> {
             self.quotas.add_figures(&mut resolved, figures, level, labels);
         }
         let owner = Owner { tenant: index, known_as: &doc.id.value };
-        self.quotas.slots(&resolved, owner, civil, before, self.limits, self.findings)
+        self.quotas.slots(&resolved, owner, civil, (before, true), self.limits, self.findings)
     }
 
     /// A tenant's own limits; its shares are of those in `tail`.
@@ -394,7 +413,7 @@ impl Grower<'_, '_, '_, '_> {
             return COMPOSED;
         }
         let mut text = String::new();
-        for slot in chain.iter().filter(|slot| !slot.is_guarantee()) {
+        for slot in chain.iter().filter(|slot| slot.is_shown()) {
             let joint = if text.is_empty() { "" } else { ", " };
             let name = &self.limits.labels.get(slot.label).full;
             let (quota, window_s) = slot.quota();
@@ -409,6 +428,7 @@ impl Grower<'_, '_, '_, '_> {
 struct Before<'s> {
     own: Vec<&'s Slot>,
     plan: Vec<&'s Slot>,
+    plan_id: Option<&'s str>,
 }
 
 impl<'s> Before<'s> {
@@ -417,7 +437,9 @@ impl<'s> Before<'s> {
         let mut before = Before::default();
         let Some(previous) = previous else { return before };
         let Some(index) = previous.tenant_position(id) else { return before };
-        for slot in previous.tenants[index as usize].chain.iter().filter(|s| s.owner == index) {
+        let tenant = &previous.tenants[index as usize];
+        before.plan_id = Some(&previous.plan_of(tenant).id);
+        for slot in tenant.chain.iter().filter(|s| s.owner == index) {
             match slot.level {
                 Level::Plan => before.plan.push(slot),
                 _ => before.own.push(slot),

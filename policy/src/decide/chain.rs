@@ -14,10 +14,12 @@ use crate::bucket::{Bucket, Take, Terms};
 use crate::calendar::Tag;
 use crate::documents::Each;
 use crate::dynamic::{DynamicTake, Subject};
+use crate::levels::LevelQuota;
 use crate::quota::{self, Answer, Beyond, Entrance, Quota};
 use crate::snapshot::{Caller, Control, EVERYWHERE, Route, RouteIndex, Slot, Snapshot};
 use crate::time::Nanos;
 
+use super::levels::Rises;
 use super::named::Named;
 use super::{Call, Exhausted, Limited, MAX_CHAIN, Reason};
 
@@ -27,12 +29,13 @@ const SHORT: usize = 16;
 /// What came of a walk.
 pub(super) enum Walk {
     /// `throttled`: the quotas that are used up and admitted at their lower rate; `new`: the named
-    /// members that were let into a set.
+    /// members that were let into a set; `reserved`: the quotas at whose level something is reserved.
     Admitted {
         entered: u64,
         nearest: Option<(u8, u64)>,
         throttled: u64,
         new: u8,
+        reserved: u64,
     },
     Refused(Reason),
     Stale,
@@ -48,6 +51,7 @@ pub(super) struct Chain<'c, 'a> {
     guarantees: bool,
     pub(super) call: &'c Call<'a>,
     pub(super) named: &'c Named,
+    rises: &'c Rises,
 }
 
 enum Step {
@@ -74,6 +78,12 @@ enum Step {
     Newcomer,
     /// A quota is used up.
     UsedUp(quota::Exhausted),
+    /// Room is there for what a request raises a level by, or reserved.
+    Reserved,
+    /// There is no room: so much is in use.
+    NoRoom {
+        used: u64,
+    },
 }
 
 impl Snapshot {
@@ -88,7 +98,7 @@ impl Slot {
             Control::Bucket { terms, .. } | Control::Each { terms, .. } => Some(*terms),
             Control::Guarantee(guarantee) => Some(guarantee.terms),
             Control::Quota(_) => self.bucket().map(|(_, terms)| terms),
-            Control::Gauge { .. } => None,
+            Control::Gauge { .. } | Control::Level(_) => None,
         }
     }
 
@@ -101,6 +111,7 @@ impl Slot {
             Control::Guarantee(guarantee) => (guarantee.terms.burst, guarantee.terms.refill_s()),
             Control::Quota(quota) => (quota.rules.limit, quota.period().nominal_s()),
             Control::Gauge { max, .. } => (u64::from(*max), 0),
+            Control::Level(quota) => (quota.limit, 0),
         }
     }
 }
@@ -111,7 +122,7 @@ impl<'c, 'a> Chain<'c, 'a> {
         caller: Caller,
         route: RouteIndex,
         call: &'c Call<'a>,
-        named: &'c Named,
+        (named, rises): (&'c Named, &'c Rises),
     ) -> Self {
         let rule = &snapshot.routes[route.0 as usize];
         let tenant = &snapshot.tenants[caller.tenant as usize];
@@ -125,6 +136,7 @@ impl<'c, 'a> Chain<'c, 'a> {
             rule,
             call,
             named,
+            rises,
         }
     }
 
@@ -167,10 +179,11 @@ impl<'c, 'a> Chain<'c, 'a> {
                 }
                 Step::Full => refusals.add(index, 0, None, true),
                 Step::UsedUp(exhausted) => refusals.add_quota(index, &exhausted, self.call),
+                Step::NoRoom { used } => self.no_room(&mut refusals, index, slot, used),
                 Step::Sealed => return Err(Walk::Stale),
                 Step::Newcomer => newcomers |= 1 << index,
                 Step::Granted { .. } | Step::Entered | Step::Exempt => {}
-                Step::Billed | Step::Throttled { .. } => {}
+                Step::Billed | Step::Throttled { .. } | Step::Reserved => {}
             }
         }
         refusals.finish().map_or(Ok(newcomers), |reason| Err(Walk::Refused(reason)))
@@ -181,7 +194,7 @@ impl<'c, 'a> Chain<'c, 'a> {
         let mut before = [0; LENGTH];
         let mut taken = 0_u64;
         let mut entered = 0_u64;
-        let (mut billed, mut throttled) = (0_u64, 0_u64);
+        let (mut billed, mut throttled, mut reserved) = (0_u64, 0_u64, 0_u64);
         let mut secured = Secured::default();
         let mut nearest: Option<(u8, u64)> = None;
         for (index, slot) in self.slots() {
@@ -221,8 +234,13 @@ impl<'c, 'a> Chain<'c, 'a> {
                     billed |= 1 << index;
                     continue;
                 }
+                Step::Reserved => {
+                    reserved |= 1 << index;
+                    continue;
+                }
                 Step::Exempt | Step::Newcomer => continue,
                 Step::Sealed => {}
+                Step::NoRoom { used } => self.no_room(&mut refusals, index, slot, used),
                 Step::UsedUp(exhausted) => refusals.add_quota(index, &exhausted, self.call),
                 Step::Refused { remaining, ready_at } => {
                     let ready_at = self.sooner(index, ready_at);
@@ -230,13 +248,13 @@ impl<'c, 'a> Chain<'c, 'a> {
                 }
                 Step::Full => refusals.add(index, 0, None, true),
             }
-            self.put_back(taken | entered, throttled, &before);
+            self.put_back(taken | entered | reserved, throttled, &before);
             return refusals.finish().map_or(Walk::Stale, Walk::Refused);
         }
         if billed | throttled != 0 {
             self.count_beyond(billed | throttled);
         }
-        Walk::Admitted { entered, nearest, throttled, new: 0 }
+        Walk::Admitted { entered, nearest, throttled, new: 0, reserved }
     }
 
     /// Whether the request is debited at a quota as it is admitted, and not charged for later.
@@ -248,7 +266,7 @@ impl<'c, 'a> Chain<'c, 'a> {
     fn count_beyond(&self, slots: u64) {
         for (_, slot) in self.slots().filter(|(index, _)| slots >> index & 1 == 1) {
             if let Some(quota) = slot.quota_here().filter(|quota| self.debits(quota)) {
-                quota.add(self.rule.units.into(), self.call.unix_us);
+                quota.count(self.rule.units.into(), self.call.unix_us);
             }
         }
     }
@@ -299,6 +317,7 @@ impl<'c, 'a> Chain<'c, 'a> {
                 }
             }
             Control::Quota(quota) => self.quota(quota, look),
+            Control::Level(quota) => self.level(quota, look),
             Control::Each { each, limit, terms } => {
                 let Some(subject) = self.subject(*each, *limit) else { return Step::Exempt };
                 let key = (*limit, subject);
@@ -330,6 +349,24 @@ impl<'c, 'a> Chain<'c, 'a> {
             Answer::Stale => Step::Sealed,
             Answer::Throttled if self.cost == 0 => Step::Exempt,
             Answer::Throttled => self.throttle(quota, look),
+        }
+    }
+
+    fn level(&self, quota: &LevelQuota, look: bool) -> Step {
+        let rise = self.rises.of(self.rule, quota.meter);
+        if rise == 0 {
+            return Step::Exempt;
+        }
+        match quota.ask(rise, look) {
+            Ok(()) if quota.reserves(rise) => Step::Reserved,
+            Ok(()) => Step::Exempt,
+            Err(used) => Step::NoRoom { used },
+        }
+    }
+
+    fn no_room(&self, refusals: &mut Refusals, index: u8, slot: &Slot, used: u64) {
+        if let Some(quota) = slot.level_here() {
+            refusals.add_level(index, quota, self.rises.of(self.rule, quota.meter), used);
         }
     }
 
@@ -410,6 +447,7 @@ impl<'c, 'a> Chain<'c, 'a> {
                 }
                 Control::Gauge { gauge, .. } => gauge.leave(),
                 Control::Quota(quota) => quota.put_back(Tag(before as u16), self.rule.units),
+                Control::Level(quota) => quota.give_back(self.rises.of(self.rule, quota.meter)),
                 Control::Each { each, limit, terms } => {
                     if let Some(subject) = self.subject(*each, *limit) {
                         self.snapshot.dynamic.put_back(subject, *terms, self.cost, now, before);
@@ -463,7 +501,7 @@ impl Secured {
 
 /// The refusals of one walk: which limits, which of them holds longest, and until when.
 #[derive(Default)]
-struct Refusals {
+pub(super) struct Refusals {
     longest: Option<(Limited, Option<quota::Exhausted>)>,
     violated: u64,
 }
@@ -476,7 +514,8 @@ impl Refusals {
     }
 
     fn add_quota(&mut self, slot: u8, quota: &quota::Exhausted, call: &Call<'_>) {
-        let ends_in_us = quota.ends_us.saturating_sub(call.unix_us).max(0).cast_unsigned();
+        let ends_us = quota.ends_us.unwrap_or(i64::MAX);
+        let ends_in_us = ends_us.saturating_sub(call.unix_us).max(0).cast_unsigned();
         let never = quota.never;
         let ready_at = (!never).then(|| call.now.plus(ends_in_us.saturating_mul(1_000)));
         let remaining = quota.limit.saturating_sub(quota.used);
@@ -484,16 +523,29 @@ impl Refusals {
         self.note(limited, Some(*quota));
     }
 
+    pub(super) fn add_level(&mut self, slot: u8, quota: &LevelQuota, rise: u64, used: u64) {
+        let (limit, never) = (quota.limit, quota.is_too_much(rise));
+        let remaining = limit.saturating_sub(used);
+        let (violated, ready_at, concurrency) = (0, None, false);
+        let limited = Limited { slot, violated, remaining, ready_at, concurrency, never };
+        self.note(limited, Some(quota::Exhausted { used, limit, ends_us: None, never }));
+    }
+
     fn note(&mut self, limited: Limited, quota: Option<quota::Exhausted>) {
         self.violated |= 1 << limited.slot;
-        // Never outlasts any instant, any instant outlasts a permit that may be free at once.
-        let rank = |l: &Limited| (l.never, l.ready_at);
-        if self.longest.as_ref().is_none_or(|(longest, _)| rank(&limited) > rank(longest)) {
+        // Never outlasts a level, which has no end; that any instant, and any instant a permit that
+        // may be free at once.
+        let rank = |limited: &Limited, quota: &Option<quota::Exhausted>| {
+            let is_level = quota.as_ref().is_some_and(|quota| quota.ends_us.is_none());
+            (limited.never, is_level, limited.ready_at)
+        };
+        let new = rank(&limited, &quota);
+        if self.longest.as_ref().is_none_or(|(longest, quota)| new > rank(longest, quota)) {
             self.longest = Some((limited, quota));
         }
     }
 
-    fn finish(self) -> Option<Reason> {
+    pub(super) fn finish(self) -> Option<Reason> {
         let (limited, quota) = self.longest?;
         let limited = Limited { violated: self.violated, ..limited };
         Some(match quota {

@@ -31,7 +31,7 @@ impl Slot {
                 Beyond::Throttle { bucket, terms } => Some((bucket, *terms)),
                 Beyond::Block | Beyond::Bill => None,
             },
-            Control::Gauge { .. } | Control::Each { .. } => None,
+            Control::Gauge { .. } | Control::Each { .. } | Control::Level(_) => None,
         }
     }
 
@@ -46,5 +46,10 @@ impl Slot {
     /// Whether it is part of a share rather than a limit of its own to a client.
     pub(crate) fn is_guarantee(&self) -> bool {
         matches!(self.control, Control::Guarantee(_))
+    }
+
+    /// Whether it is told to clients among their limits: a level has neither rate nor window.
+    pub(crate) fn is_shown(&self) -> bool {
+        !matches!(self.control, Control::Guarantee(_) | Control::Level(_))
     }
 }

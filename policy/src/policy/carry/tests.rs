@@ -8,7 +8,7 @@ use super::{Debt, Held, Owner, Record, Restored, Spent};
 use crate::decide::tests::hash_of;
 use crate::keys::tests::key_text;
 use crate::quota::InMemory;
-use crate::{Call, Decision, Nanos, Policy, PolicySettings, Reading, Source};
+use crate::{Body, Call, Decision, Nanos, Policy, PolicySettings, Reading, Source};
 
 const KEY: &str = "abcdefghi1";
 const SECRET: &str = "00000000000000000000000000000000";
@@ -81,6 +81,7 @@ fn granted(policy: &Policy, now: u64, client: u8, dear: bool) -> bool {
         path: if dear { "/dear" } else { "/" },
         method: "GET",
         client: IpAddr::V4(Ipv4Addr::new(10, 0, 0, client)),
+        body: Body::None,
         header: &|_| None,
         now: Nanos(now),
         unix_us: now.cast_signed() / 1_000,
