@@ -252,9 +252,9 @@ impl Snapshot {
         let rises = Rises::read(self, rule, call);
         let chain = Chain::new(self, caller, route, call, (&named, &rises));
         match chain.walk() {
-            Walk::Admitted { entered, nearest, throttled, new, reserved } => {
+            Walk::Admitted { entered, nearest, throttled, new } => {
                 named.set_new(new);
-                let held = rises.held(reserved);
+                let held = rises.held();
                 let (snapshot, unix_us) = (Arc::clone(self), call.unix_us);
                 let permit = Permit { snapshot, caller, route, entered, held, named, unix_us };
                 let standing = nearest.map(|(slot, remaining)| {

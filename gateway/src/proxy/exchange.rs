@@ -35,6 +35,8 @@ pub struct Exchange {
     pub admission: Option<Admission>,
     /// Body bytes from the client.
     pub request_bytes: u64,
+    /// Of them, quotas of levels were asked for so many: all of a known length with its header.
+    pub(super) asked_bytes: u64,
     /// Body bytes to the client.
     pub response_bytes: u64,
     /// Connection attempts that failed.
@@ -90,6 +92,7 @@ impl Exchange {
             started,
             admission: None,
             request_bytes: 0,
+            asked_bytes: 0,
             response_bytes: 0,
             tries: 0,
             too_large: false,
@@ -130,8 +133,14 @@ impl Exchange {
     /// So much of the request's body has come: whether quotas of levels have no room for it. Then what
     /// came last must not go on.
     pub(super) fn has_no_room(&mut self, request_bytes: u64) -> bool {
+        // A retried request's body passes again.
+        let more = request_bytes.saturating_sub(self.asked_bytes);
+        if more == 0 {
+            return false;
+        }
+        self.asked_bytes = request_bytes;
         let Some(admission) = &mut self.admission else { return false };
-        let Err(denial) = admission.permit.reserve(request_bytes) else { return false };
+        let Err(denial) = admission.permit.reserve(more) else { return false };
         self.no_room = Some(Box::new(denial));
         true
     }

@@ -46,6 +46,9 @@ pub fn take_in(edge: &Edge, session: &mut Session, ctx: &mut Exchange) -> Intake
     }
     let (key, key_field) = presented_key(&header.headers);
     ctx.key_field = key_field;
+    if let Body::Length(length) = body {
+        ctx.asked_bytes = length;
+    }
     let call = Call {
         key,
         host: host(header),

@@ -29,13 +29,12 @@ const SHORT: usize = 16;
 /// What came of a walk.
 pub(super) enum Walk {
     /// `throttled`: the quotas that are used up and admitted at their lower rate; `new`: the named
-    /// members that were let into a set; `reserved`: the quotas at whose level something is reserved.
+    /// members that were let into a set.
     Admitted {
         entered: u64,
         nearest: Option<(u8, u64)>,
         throttled: u64,
         new: u8,
-        reserved: u64,
     },
     Refused(Reason),
     Stale,
@@ -194,7 +193,7 @@ impl<'c, 'a> Chain<'c, 'a> {
         let mut before = [0; LENGTH];
         let mut taken = 0_u64;
         let mut entered = 0_u64;
-        let (mut billed, mut throttled, mut reserved) = (0_u64, 0_u64, 0_u64);
+        let (mut billed, mut throttled) = (0_u64, 0_u64);
         let mut secured = Secured::default();
         let mut nearest: Option<(u8, u64)> = None;
         for (index, slot) in self.slots() {
@@ -235,7 +234,7 @@ impl<'c, 'a> Chain<'c, 'a> {
                     continue;
                 }
                 Step::Reserved => {
-                    reserved |= 1 << index;
+                    taken |= 1 << index;
                     continue;
                 }
                 Step::Exempt | Step::Newcomer => continue,
@@ -248,13 +247,13 @@ impl<'c, 'a> Chain<'c, 'a> {
                 }
                 Step::Full => refusals.add(index, 0, None, true),
             }
-            self.put_back(taken | entered | reserved, throttled, &before);
+            self.put_back(taken | entered, throttled, &before);
             return refusals.finish().map_or(Walk::Stale, Walk::Refused);
         }
         if billed | throttled != 0 {
             self.count_beyond(billed | throttled);
         }
-        Walk::Admitted { entered, nearest, throttled, new: 0, reserved }
+        Walk::Admitted { entered, nearest, throttled, new: 0 }
     }
 
     /// Whether the request is debited at a quota as it is admitted, and not charged for later.
