@@ -140,7 +140,9 @@ proptest! {
                         prop_assert_eq!(member.is_new, is_new, "a row for every new member");
                         let id = member_id("active_users", "holding", name.as_bytes());
                         prop_assert_eq!(member.id, id);
-                        levels.iter().for_each(|level| _ = model[*level].insert(user));
+                        for level in &levels {
+                            model[*level].insert(user);
+                        }
                     }
                 }
                 Decision::Deny(denial) => match denial.reason {
@@ -266,10 +268,10 @@ fn a_member_has_a_row_in_every_day_of_every_tenant_above() {
         }
         Decision::Deny(denial) => panic!("{:?}", denial.reason),
     };
-    const HOUR_US: i64 = 3_600_000_000;
+    let hour_us = 3_600_000_000;
     // 2026-11-10T00:00:00Z; midnight is at 15:00 in Tokyo and at 03:00 in Sao Paulo.
     let day_us = 1_794_268_800_000_000;
-    let rows = [0, 2, 3, 14, 15, 26, 27].map(|hour| row(day_us + hour * HOUR_US));
+    let rows = [0, 2, 3, 14, 15, 26, 27].map(|hour| row(day_us + hour * hour_us));
     let changes: Vec<bool> = rows.windows(2).map(|pair| pair[0] != pair[1]).collect();
     assert_eq!(changes, [false, true, false, true, false, true]);
 }

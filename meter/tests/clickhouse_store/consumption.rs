@@ -20,7 +20,9 @@ const MINUTE: Duration = Duration::from_mins(1);
 async fn insert(fixture: &Fixture, rows: &[Row]) {
     for (batch, chunk) in rows.chunks(1_000).enumerate() {
         let mut builder = BlockBuilder::new();
-        chunk.iter().for_each(|row| row.push_into(&mut builder));
+        for row in chunk {
+            row.push_into(&mut builder);
+        }
         let block = builder.finish(batch as u64, MONTH);
         fixture.store.insert_block(&block, &batch.to_string()).await.expect("inserted");
     }
@@ -33,11 +35,14 @@ fn rows(seed: u64) -> Vec<Row> {
             let mut row = Row::plain(sequence, "north", random.below(720 * 3600));
             row.id.node = 1 + random.below(3) as u32;
             row.id.epoch = 1 + random.below(3) as u32;
-            row.labels[1] = ["acme/north", "acme", "globex/south", "padaria"]
-                [random.below(4) as usize]
-                .to_owned();
-            row.labels[2] = ["business", "essentials"][random.below(2) as usize].to_owned();
-            row.labels[6] = ["api_calls", "processing"][random.below(2) as usize].to_owned();
+            for (label, values) in [
+                (1, &["acme/north", "acme", "globex/south", "padaria"][..]),
+                (2, &["business", "essentials"]),
+                (6, &["api_calls", "processing"]),
+            ] {
+                let value = values[random.below(values.len() as u64) as usize];
+                value.clone_into(&mut row.labels[label]);
+            }
             row.quantity_nano = i128::from(random.below(5_000_000_000));
             let (flags, requests) = match random.below(9) {
                 0 => (Flags::MEMBER, 0),
@@ -60,7 +65,6 @@ fn rows(seed: u64) -> Vec<Row> {
 #[tokio::test]
 async fn consumption_is_that_of_everybody_else_in_the_span() {
     let seed = 0x0b17;
-    println!("seed {seed}");
     let (fixture, rows) = (Fixture::new().await, rows(seed));
     insert(&fixture, &rows).await;
     let (from_us, to_us) = (NOVEMBER_US + 5 * HOUR_US + 1, NOVEMBER_US + 400 * HOUR_US);
@@ -111,8 +115,9 @@ async fn members_are_shown_one_by_one_or_as_many_as_make_the_same_sketch() {
     for sequence in 0..60_000 {
         let mut row = Row::plain(sequence, "north", random.below(2 * 3600));
         let path = ["acme/north", "acme", "acme"][random.below(3) as usize];
-        row.labels[1] = path.to_owned();
-        row.labels[6] = ["users", "users", "devices"][random.below(3) as usize].to_owned();
+        path.clone_into(&mut row.labels[1]);
+        let meter = ["users", "users", "devices"][random.below(3) as usize];
+        meter.clone_into(&mut row.labels[6]);
         (row.flags, row.requests) = (Flags::MEMBER.bits(), 0);
         let few = if path == "acme" { 100_000 } else { 90 };
         let mut id = [0; 16];
@@ -153,14 +158,14 @@ async fn members_are_shown_one_by_one_or_as_many_as_make_the_same_sketch() {
 async fn levels_are_what_was_said_last_and_changed_since() {
     let fixture = Fixture::new().await;
     let mut random = Random(u64::from(std::process::id()));
-    println!("seed {}", std::process::id());
     let mine = Process { node: 1, epoch: 2 };
     let mut rows = Vec::new();
     for sequence in 0..2_000 {
         let tenant = ["north", "south", "web", "bare"][random.below(4) as usize];
         let mut row = Row::plain(sequence, tenant, random.below(200));
         row.labels[1] = format!("acme/{tenant}");
-        row.labels[6] = ["storage", "storage", "other"][random.below(3) as usize].to_owned();
+        let meter = ["storage", "storage", "other"][random.below(3) as usize];
+        meter.clone_into(&mut row.labels[6]);
         row.id.node = 1 + random.below(2) as u32;
         row.id.epoch = 1 + random.below(2) as u32;
         // `bare` has no event.
@@ -197,7 +202,7 @@ async fn levels_are_what_was_said_last_and_changed_since() {
     }
     let read = consumption::levels(&fixture.store, "storage", mine, MINUTE).await;
     let read: BTreeMap<String, LevelRead> = read.expect("it answers").into_iter().collect();
-    assert_eq!(read, expected);
+    assert_eq!(read, expected, "seed {}", std::process::id());
     assert_eq!(read["bare"].told_us, None);
     let none = consumption::levels(&fixture.store, "nothing", mine, MINUTE).await;
     assert_eq!(none.expect("it answers"), []);

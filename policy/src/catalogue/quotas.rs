@@ -4,7 +4,7 @@
 use std::sync::{Arc, LazyLock};
 
 use foldhash::fast::FixedState;
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 use jiff::tz::{TimeZone, TimeZoneDatabase};
 
 use super::index::{Broken, Interner};
@@ -66,6 +66,9 @@ pub(super) struct Civil {
 static USERS: LazyLock<QuotaDoc<'static>> = LazyLock::new(QuotaDoc::of_users);
 /// The quota of a plan's storage.
 static STORAGE: LazyLock<QuotaDoc<'static>> = LazyLock::new(QuotaDoc::of_storage);
+
+/// Whether a quota goes on from what stands in a slot.
+type Fits<'f, 'd> = &'f dyn Fn(&Resolved<'d>, &Slot) -> bool;
 
 /// Everything that making quotas needs.
 pub(super) struct Quotas<'m, 'b> {
@@ -314,7 +317,7 @@ impl<'m, 'b> Quotas<'m, 'b> {
         };
         let is_there = |quota, slot: &Slot| has_name(quota, slot) && is_alike(quota, slot);
         let is_gone = |slot: &Slot| !resolved.iter().any(|quota| is_there(quota, slot));
-        let fits: [&dyn Fn(&Resolved<'_>, &Slot) -> bool; 3] = [
+        let fits: [Fits<'_, '_>; 3] = [
             &has_name,
             &|quota, slot| renames && is_gone(slot) && has_period(quota, slot),
             &|_, slot| renames && is_gone(slot),
@@ -428,15 +431,12 @@ impl<'m, 'b> Quotas<'m, 'b> {
     ) -> Box<[Grant]> {
         let mut grants = Vec::new();
         for grant in self.take_grants(tenant, quota) {
-            match When::parse(&grant.at.value) {
-                Some(at) => {
-                    let at_us = at.at_us(&civil.zone);
-                    grants.push(Grant { at_us, amount: grant.amount });
-                }
-                None => {
-                    let message = "is neither a day such as 2026-11-10 nor an RFC 3339 instant";
-                    findings.add(grant.at.place, format!("grant.{tenant}.{quota}.at"), message);
-                }
+            if let Some(at) = When::parse(&grant.at.value) {
+                let at_us = at.at_us(&civil.zone);
+                grants.push(Grant { at_us, amount: grant.amount });
+            } else {
+                let message = "is neither a day such as 2026-11-10 nor an RFC 3339 instant";
+                findings.add(grant.at.place, format!("grant.{tenant}.{quota}.at"), message);
             }
         }
         grants.into()
@@ -496,9 +496,10 @@ pub(super) fn places(tenants: &[Tenant]) -> Vec<QuotaPlace> {
 }
 
 /// Gives every quota of a snapshot the words it counts on. Those that are new since the snapshot
-/// before, or whose plan other tenants have now, begin to count when this one comes into force.
+/// before, and all of plans when other tenants have plans of their own now, begin to count when this
+/// one comes into force.
 pub(super) fn settle(snapshot: &Snapshot, previous: Option<&Snapshot>, levels: &Levels) {
-    let changed = previous.map_or_else(HashSet::new, |previous| changed_plans(snapshot, previous));
+    let is_changed = previous.is_some_and(|previous| has_other_plans(snapshot, previous));
     for place in &snapshot.quotas {
         let slot = &snapshot.tenants[place.owner as usize].chain[place.slot as usize];
         if let Some(level) = slot.level_here() {
@@ -513,7 +514,7 @@ pub(super) fn settle(snapshot: &Snapshot, previous: Option<&Snapshot>, levels: &
                 None => Place::new(quota::leaked(), false, since_us),
             }
         };
-        let is_changed = slot.level == Level::Plan && changed.contains(&place.owner);
+        let is_changed = is_changed && slot.level == Level::Plan;
         let begins = previous.is_some() && (same.is_none() || is_changed);
         quota.put_at(same.cloned().unwrap_or_else(fresh), begins);
         if snapshot.meter(quota.rules.meter).aggregate == Aggregate::Distinct {
@@ -522,18 +523,13 @@ pub(super) fn settle(snapshot: &Snapshot, previous: Option<&Snapshot>, levels: &
     }
 }
 
-/// Tenants whose plan is no more, or only now, that of somebody below them.
-fn changed_plans(snapshot: &Snapshot, previous: &Snapshot) -> HashSet<u32> {
-    let mut changed = HashSet::new();
-    for tenant in &snapshot.tenants {
-        let Some(before) = previous.tenant(&tenant.id) else { continue };
-        if before.has_own_plan != tenant.has_own_plan {
-            // From whom it has or had it: on its way there now, and where it was before.
-            let above = [&tenant.path, &before.path].into_iter().flat_map(|path| path.split('/'));
-            changed.extend(above.filter_map(|id| snapshot.tenant_position(id)));
-        }
-    }
-    changed
+/// Whether somebody has a plan of its own only now, or no more: its rows may lie below any tenant it
+/// ever was below, and count at that one's plan now, or no more.
+fn has_other_plans(snapshot: &Snapshot, previous: &Snapshot) -> bool {
+    snapshot.tenants.iter().any(|tenant| {
+        let before = previous.tenant(&tenant.id);
+        before.is_some_and(|before| before.has_own_plan != tenant.has_own_plan)
+    })
 }
 
 #[cfg(all(test, not(loom)))]

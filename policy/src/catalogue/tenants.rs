@@ -35,6 +35,7 @@ pub(super) struct Tenants<'d> {
 }
 
 /// `at_us` is the instant for which the tree is grown.
+#[expect(clippy::too_many_arguments, reason = "each is a part of the catalogue to be")]
 pub(super) fn build<'d, 'i: 'd, 'b>(
     docs: &'d [TenantDoc<'i>],
     changes: &'d [ChangeDoc<'i>],

@@ -181,8 +181,12 @@ impl<'c, 'a> Chain<'c, 'a> {
                 Step::NoRoom { used } => self.no_room(&mut refusals, index, slot, used),
                 Step::Sealed => return Err(Walk::Stale),
                 Step::Newcomer => newcomers |= 1 << index,
-                Step::Granted { .. } | Step::Entered | Step::Exempt => {}
-                Step::Billed | Step::Throttled { .. } | Step::Reserved => {}
+                Step::Granted { .. }
+                | Step::Throttled { .. }
+                | Step::Entered
+                | Step::Exempt
+                | Step::Billed
+                | Step::Reserved => {}
             }
         }
         refusals.finish().map_or(Ok(newcomers), |reason| Err(Walk::Refused(reason)))

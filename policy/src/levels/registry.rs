@@ -119,7 +119,9 @@ impl Levels {
     pub(crate) fn hand_over(&self, next: &Snapshot, swap: impl FnOnce()) {
         let _turn = self.handing_over.lock().unwrap_or_else(PoisonError::into_inner);
         let all: Vec<Arc<Own>> = self.own().values().map(Arc::clone).collect();
-        all.iter().for_each(|own| own.enter(next.sums_of(own)));
+        for own in &all {
+            own.enter(next.sums_of(own));
+        }
         swap();
         for own in &all {
             own.leave_all_but(&next.sums_of(own));

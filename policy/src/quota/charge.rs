@@ -3,7 +3,8 @@
 //! Everything is counted by the time its row is dated ([`super::counted`]): in the window it lies in,
 //! or in what was used in the window before. What a quota does not count by itself, because it is
 //! dated before it [began](super::WindowView::since_us), goes to its base until the rows are read
-//! anew ([`Policy::late_counts`]). An event dated ahead waits until its window has begun.
+//! anew ([`Policy::late_counts`]). An event dated ahead waits for its time, and counts at the quotas
+//! there are then.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,10 +16,8 @@ use crate::members::Member;
 use crate::meters::MeterId;
 use crate::policy::Policy;
 
-/// Every window begins and ends with one.
-const QUARTER_US: i64 = 15 * 60 * 1_000_000;
-/// What waits at most; more of it is read from rows by the next process.
-const MAX_EARLY: usize = 1 << 20;
+/// Events that wait at most; of more, those count at once that are dated in the windows of now.
+const MAX_EARLY: usize = 1 << 18;
 
 /// An event, as far as quotas look at it: what its row says.
 #[derive(Clone, Copy, Debug)]
@@ -34,48 +33,46 @@ pub struct Reported<'e> {
 }
 
 /// What an event counts.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 enum What {
     Amount(u64),
     Member(Member),
 }
 
-/// What is dated ahead, by the quarter of an hour and the key of the quota.
+/// Events that are dated ahead, by their time and in the order in which they came.
 #[derive(Debug, Default)]
-pub(crate) struct Early(Mutex<BTreeMap<(i64, u128), Waiting>>);
+pub(crate) struct Early(Mutex<BTreeMap<(i64, u64), Waiting>>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Waiting {
-    amount: u64,
-    members: Vec<Member>,
+    path: Box<str>,
+    plan: Box<str>,
+    meter: Box<str>,
+    what: What,
 }
 
 impl Early {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(i64, u128), Waiting>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(i64, u64), Waiting>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn keep(&self, key: u128, at_us: i64, what: What) {
+    /// False: there are too many.
+    fn keep(&self, event: &Reported<'_>, what: What) -> bool {
         let mut all = self.lock();
-        let is_full = all.len() >= MAX_EARLY;
-        let place = (at_us.div_euclid(QUARTER_US), key);
-        if is_full && !all.contains_key(&place) {
-            return;
+        if all.len() >= MAX_EARLY {
+            return false;
         }
-        let waiting = all.entry(place).or_default();
-        match what {
-            What::Amount(amount) => waiting.amount = waiting.amount.saturating_add(amount),
-            What::Member(member) if waiting.members.len() < MAX_EARLY => {
-                waiting.members.push(member);
-            }
-            What::Member(_) => {}
-        }
+        let same = all.range((event.at_us, 0)..=(event.at_us, u64::MAX)).next_back();
+        let number = same.map_or(0, |((_, number), _)| number + 1);
+        let [path, plan, meter] = [event.path, event.plan, event.meter].map(Box::from);
+        all.insert((event.at_us, number), Waiting { path, plan, meter, what });
+        true
     }
 
     /// Takes out what is due.
-    fn due(&self, now_us: i64) -> BTreeMap<(i64, u128), Waiting> {
+    fn due(&self, now_us: i64) -> BTreeMap<(i64, u64), Waiting> {
         let mut all = self.lock();
-        let later = all.split_off(&(now_us.div_euclid(QUARTER_US) + 1, 0));
+        let later = all.split_off(&(now_us.saturating_add(1), 0));
         std::mem::replace(&mut *all, later)
     }
 }
@@ -88,20 +85,15 @@ impl Quota {
             quota.settle(at_us);
             let window = quota.rules.calendar.window(at_us);
             let is_late = at_us < quota.since_us();
-            let added = quota.rules.entry(&window, |entry| match is_late {
-                true => quota.counter().add_base(entry, amount),
-                false => quota.counter().add(entry, amount),
+            let added = quota.rules.entry(&window, |entry| {
+                let counter = quota.counter();
+                if is_late { counter.add_base(entry, amount) } else { counter.add(entry, amount) }
             });
             match (added, quota.successor.get()) {
                 (Added::Sealed, Some(successor)) => quota = successor,
                 (Added::Done | Added::Sealed, _) => return is_late,
             }
         }
-    }
-
-    /// Whether an instant lies behind the window of now.
-    fn is_ahead(&self, at_us: i64, now_us: i64) -> bool {
-        at_us > now_us && at_us >= self.rules.calendar.window(now_us).end_us
     }
 }
 
@@ -126,16 +118,16 @@ impl Policy {
         });
     }
 
-    /// Counts `amount` for an event. `now_us` is now: what is dated ahead counts when its window has
-    /// begun. Refuses nothing; a tenant or meter that is not there counts nowhere.
+    /// Counts `amount` for an event. `now_us` is now: what is dated ahead counts when its time has come.
+    /// Refuses nothing; a tenant or meter that is not there counts nowhere.
     pub fn charge_event(&self, event: &Reported<'_>, amount: u64, now_us: i64) {
-        self.charge_what(event, What::Amount(amount), now_us);
+        self.charge_when_due(event, What::Amount(amount), now_us);
     }
 
     /// As [`charge_event`](Self::charge_event), of a distinct meter: counts the member with this
     /// [id](crate::members::member_id) where it is not counted yet.
     pub fn charge_member(&self, event: &Reported<'_>, id: &[u8; 16], now_us: i64) {
-        self.charge_what(event, What::Member(Member::of(id)), now_us);
+        self.charge_when_due(event, What::Member(Member::of(id)), now_us);
     }
 
     /// A member was seen by any node in the window that begins at `event.at_us`, as rows say: puts it
@@ -154,41 +146,42 @@ impl Policy {
         });
     }
 
-    fn charge_what(&self, event: &Reported<'_>, what: What, now_us: i64) {
-        let current = self.current();
-        let Some(meter) = current.meter_id(event.meter) else { return };
-        current.each_slot_at(event.path, event.plan, |slot| {
-            let Some(quota) = slot.quota_here().filter(|quota| quota.rules.meter == meter) else {
-                return;
-            };
-            if quota.is_ahead(event.at_us, now_us) {
-                self.early().keep(quota.key, event.at_us, what);
-            } else {
-                self.count_what(quota, what, event.at_us);
-            }
-        });
+    fn charge_when_due(&self, event: &Reported<'_>, what: What, now_us: i64) {
+        if event.at_us <= now_us {
+            self.charge_now(event, what, i64::MAX);
+        } else if !self.early().keep(event, what) {
+            self.charge_now(event, what, now_us);
+        }
     }
 
-    fn count_what(&self, quota: &Arc<Quota>, what: What, at_us: i64) {
-        match what {
-            What::Amount(amount) if quota.set().is_none() => self.note(quota.count(amount, at_us)),
-            What::Member(member) => quota.count_member(member, at_us, false),
-            What::Amount(_) => {}
-        }
+    /// At every quota of the meter that holds it, where the event is not dated in a window after that
+    /// of `now_us`.
+    fn charge_now(&self, event: &Reported<'_>, what: What, now_us: i64) {
+        let current = self.current();
+        let Some(meter) = current.meter_id(event.meter) else { return };
+        let at_us = event.at_us;
+        current.each_slot_at(event.path, event.plan, |slot| {
+            let quota = slot.quota_here().filter(|quota| quota.rules.meter == meter);
+            let Some(quota) = quota else { return };
+            if at_us > now_us && at_us >= quota.rules.calendar.window(now_us).end_us {
+                return;
+            }
+            match what {
+                What::Member(member) => quota.count_member(member, at_us, false),
+                What::Amount(amount) if quota.set().is_none() => {
+                    self.note(quota.count(amount, at_us));
+                }
+                What::Amount(_) => {}
+            }
+        });
     }
 
     /// Counts what was dated ahead and is due by now (unix microseconds). To be called every second
     /// or so.
     pub fn charge_due(&self, now_us: i64) {
-        let due = self.early().due(now_us);
-        let current = self.current();
-        for ((quarter, key), Waiting { amount, members }) in due {
-            let Some(quota) = current.quota(key) else { continue };
-            let at_us = quarter * QUARTER_US;
-            if amount > 0 {
-                self.count_what(quota, What::Amount(amount), at_us);
-            }
-            members.into_iter().for_each(|member| quota.count_member(member, at_us, false));
+        for ((at_us, _), Waiting { path, plan, meter, what }) in self.early().due(now_us) {
+            let event = Reported { path: &path, plan: &plan, meter: &meter, at_us };
+            self.charge_now(&event, what, i64::MAX);
         }
     }
 }
@@ -198,21 +191,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_early_is_due_with_its_quarter_and_bounded() {
+    fn what_is_early_is_due_at_its_time_in_order_and_bounded() {
         let early = Early::default();
-        early.keep(1, 3 * QUARTER_US - 1, What::Amount(5));
-        early.keep(1, 2 * QUARTER_US, What::Amount(6));
-        early.keep(2, 3 * QUARTER_US, What::Amount(7));
-        assert!(early.due(2 * QUARTER_US - 1).is_empty());
-        let due = early.due(2 * QUARTER_US);
-        let seen: Vec<_> = due.iter().map(|(place, waiting)| (*place, waiting.amount)).collect();
-        assert_eq!(seen, [((2, 1), 11)]);
-        assert_eq!(early.due(i64::MAX / 2).len(), 1);
-        for key in 0..MAX_EARLY as u128 + 10 {
-            early.keep(key, 0, What::Amount(1));
+        let event = |at_us| Reported { path: "a", plan: "p", meter: "m", at_us };
+        for (at_us, amount) in [(20, 1), (10, 2), (20, 3), (21, 4)] {
+            assert!(early.keep(&event(at_us), What::Amount(amount)));
         }
-        early.keep(3, 0, What::Amount(1));
-        let due = early.due(0);
-        assert_eq!((due.len(), due[&(0, 3)].amount), (MAX_EARLY, 2));
+        let due = |now_us| -> Vec<(i64, u64)> {
+            let amount = |waiting: Waiting| match waiting.what {
+                What::Amount(amount) => amount,
+                What::Member(_) => panic!("an amount"),
+            };
+            let due = early.due(now_us).into_iter();
+            due.map(|((at_us, _), waiting)| (at_us, amount(waiting))).collect()
+        };
+        assert_eq!(due(9), []);
+        assert_eq!(due(20), [(10, 2), (20, 1), (20, 3)]);
+        assert_eq!(due(i64::MAX), [(21, 4)]);
+        for _ in 0..MAX_EARLY {
+            assert!(early.keep(&event(5), What::Amount(1)));
+        }
+        assert!(!early.keep(&event(6), What::Amount(1)));
+        assert_eq!(due(5).len(), MAX_EARLY);
     }
 }

@@ -431,17 +431,19 @@ fn an_event_counts_in_the_window_it_is_dated_in() {
     ] {
         policy.charge_event(&event(path, meter, at_us), amount, NOON_US);
     }
-    assert_eq!(counts(&policy, "calls", NOON_US), (12, 20));
+    assert_eq!(counts(&policy, "calls", NOON_US), (7, 20));
     let mut seen = Vec::new();
     policy.each_quota(NOON_US, &mut |quota| {
         seen.push((quota.path.to_owned(), quota.full_name.to_owned(), quota.used));
     });
     seen.sort();
-    let at = |name: &str| ("holding".to_owned(), name.to_owned(), 12);
+    let at = |name: &str| ("holding".to_owned(), name.to_owned(), 7);
     assert_eq!(seen, [at("holding/calls"), at("plan/calls")], "each once");
-    // What was dated ahead is there once its day has come, and not before.
+    // What was dated ahead is there once its time has come, and not before.
     policy.charge_due(NOON_US + HOUR_US);
     assert_eq!(counts(&policy, "calls", NOON_US + HOUR_US), (12, 20));
+    policy.charge_due(NOON_US + 12 * HOUR_US - 1);
+    assert_eq!(counts(&policy, "calls", NOON_US + 12 * HOUR_US - 1), (12, 20));
     policy.charge_due(NOON_US + 12 * HOUR_US);
     assert_eq!(counts(&policy, "calls", NOON_US + 12 * HOUR_US), (30, 12));
     assert_eq!(policy.late_counts(), 0, "all of it was this process's to count");

@@ -181,9 +181,10 @@ fn admits(quotas: &mut [Plain], meter: &str, cost: u64, at_us: i64) -> bool {
     if admitted {
         for (quota, throttled) in quotas.iter_mut().zip(throttled) {
             if quota.meter == meter && cost > 0 {
-                match quota.at_limit == "allow_and_bill" || throttled {
-                    true => quota.add(cost, at_us),
-                    false => quota.debit(cost, at_us),
+                if quota.at_limit == "allow_and_bill" || throttled {
+                    quota.add(cost, at_us);
+                } else {
+                    quota.debit(cost, at_us);
                 }
             }
             if throttled {
