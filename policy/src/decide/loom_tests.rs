@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use loom::thread;
 
-use super::{Call, Decision};
+use super::{Body, Call, Decision};
 use crate::snapshot::LimitState;
 use crate::{ApiKey, Nanos, Policy, PolicySettings, Snapshot, Source};
 
@@ -74,6 +74,7 @@ fn try_granted(snapshot: &Arc<Snapshot>, key: &ApiKey) -> Option<u64> {
         path: "/",
         method: "GET",
         client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        body: Body::None,
         header: &|_| None,
         now: Nanos(0),
         unix_us: 0,
