@@ -197,7 +197,7 @@ impl World {
     /// The version of a plan that somebody gets who comes now.
     fn offered(&self, id: usize) -> &PlanOf {
         let begun = self.plans.iter().filter(|plan| plan.id == id && plan.version < 3);
-        begun.last().expect("the first version is offered since ever")
+        begun.max_by_key(|plan| plan.version).expect("the first version is offered since ever")
     }
 }
 
