@@ -306,11 +306,11 @@ pub(crate) fn wait_until(is: impl Fn() -> Result<(), String>) {
 }
 
 fn exchange(address: &str, line: &str, fields: &str, body: &[u8]) -> String {
-    let mut socket = TcpStream::connect(address).unwrap();
+    // Nobody is there while it is killed.
+    let Ok(mut socket) = TcpStream::connect(address) else { return String::new() };
     let head = format!("{line}\r\nHost: orbit\r\nConnection: close\r\n{fields}\r\n");
-    socket.write_all(head.as_bytes()).unwrap();
     // Who refuses a body need not read it.
-    let _refused = socket.write_all(body);
+    let _refused = socket.write_all(head.as_bytes()).and_then(|()| socket.write_all(body));
     let mut answer = Vec::new();
     let _cut = socket.read_to_end(&mut answer);
     String::from_utf8_lossy(&answer).into_owned()

@@ -48,7 +48,8 @@ fn in_clickhouse(orbit: &Orbit) -> String {
         ("meter", "storage"),
     ];
     let target: String = parameters.map(|(name, value)| format!("&param_{name}={value}")).concat();
-    let answer = orbit.ask_database(&format!("/?database=orbit&default_format=TSV{target}"), query.sql);
+    let answer =
+        orbit.ask_database(&format!("/?database=orbit&default_format=TSV{target}"), query.sql);
     answer.rsplit('\t').next().unwrap().to_owned()
 }
 
