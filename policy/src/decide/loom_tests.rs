@@ -211,8 +211,8 @@ fn p1_p3_a_reload_amid_borrowing_loses_and_forgives_nothing() {
         .collect();
     loom::model(move || {
         let old = snapshot(&before);
-        let memory = crate::quota::InMemory::default();
-        let new = crate::catalogue::build(&after, 0, Some(&old), &old.dynamic, Some(&memory));
+        let levels = crate::levels::Levels::new(crate::quota::InMemory::shared(), 0);
+        let new = crate::catalogue::build(&after, 0, Some(&old), &old.dynamic, Some(&levels));
         let new = Arc::new(new.unwrap_or_else(|found| panic!("{found}")));
         let in_flight = {
             let (old, new, keys) = (Arc::clone(&old), Arc::clone(&new), Arc::clone(&keys));
