@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use governor::{Quota, RateLimiter};
 use orbit_benches::{catalogue, chain, example, settings, users};
-use orbit_policy::{ApiKey, Call, Decision, Nanos, Policy};
+use orbit_policy::{ApiKey, Body, Call, Decision, Nanos, Policy};
 
 #[global_allocator]
 static ALLOCATOR: jemallocator::Jemalloc = jemallocator::Jemalloc;
@@ -24,6 +24,7 @@ fn call(key: &ApiKey, now: u64) -> Call<'_> {
         path: "/crm/contacts/17",
         method: "GET",
         client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        body: Body::None,
         header: &|_| None,
         now: Nanos(now),
         unix_us: now.cast_signed() / 1_000,

@@ -177,12 +177,18 @@ impl ProxyHttp for Proxy {
     ) -> Result<()> {
         ctx.request_ended = end;
         let Some(piece) = body else { return Ok(()) };
-        ctx.request_bytes += piece.len() as u64;
+        let request_bytes = ctx.request_bytes + piece.len() as u64;
         // A WebSocket has no body in this sense: what flows after the upgrade is not bounded.
-        if ctx.request_bytes > self.0.limits.max_body_bytes && !session.was_upgraded() {
-            ctx.too_large = true;
-            return Error::e_explain(ErrorType::HTTPStatus(413), "the body is over the limit");
+        if !session.was_upgraded() {
+            if request_bytes > self.0.limits.max_body_bytes {
+                (ctx.request_bytes, ctx.too_large) = (request_bytes, true);
+                return Error::e_explain(ErrorType::HTTPStatus(413), "the body is over the limit");
+            }
+            if ctx.has_no_room(request_bytes) {
+                return Error::e_explain(ErrorType::HTTPStatus(429), "a quota has no room for it");
+            }
         }
+        ctx.request_bytes = request_bytes;
         ctx.request_flows(&self.0);
         // An HTTP/2 client may end with an empty DATA frame; passed on as it is, it would end an
         // HTTP/1 body twice and spoil the connection for the next request (pingora #935).
@@ -300,6 +306,7 @@ impl ProxyHttp for Proxy {
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         };
         let code = problem.status().as_u16();
+        refusal::count_no_room(edge, ctx);
         if !is_answered(session) {
             ctx.answered_here(problem.status());
             ctx.end(edge, false);

@@ -1,6 +1,6 @@
 //! What quotas have counted, kept over a restart and set right by the usage database (**P3**).
 //!
-//! Counts live in mapped files of the state directory, so `kill -9` forgives nothing: the next
+//! Counts, and how high levels are, live in mapped files of the state directory, so `kill -9` forgives nothing: the next
 //! process goes on with the count of this one, to the unit. What was counted for requests that were
 //! never answered is in it, too. Once everything earlier processes recorded is in ClickHouse,
 //! [`Reconciler`] sets that part of every count to what ClickHouse has, and goes on to do so for
@@ -8,6 +8,7 @@
 //!
 //! A power failure may take what was counted in the second before it, until then.
 
+mod readings;
 mod reconcile;
 
 use std::io;
@@ -22,6 +23,7 @@ use orbit_meter::counts::Counts;
 use orbit_policy::quota::{Memory, begin_process};
 
 use crate::background;
+use crate::clock::Clock;
 
 pub use reconcile::{Reconciler, ReconcilerError, Sources};
 
@@ -53,7 +55,7 @@ pub struct QuotaState {
 
 impl QuotaState {
     /// Opens what earlier processes left in a directory that is there and ours.
-    pub fn open(directory: &Path, unix_us: i64) -> Result<QuotaState, QuotaStateError> {
+    pub fn open(directory: &Path, clock: &Arc<Clock>) -> Result<QuotaState, QuotaStateError> {
         describe_gauge!(
             "orbit_quota_reconciled_timestamp_seconds",
             "When the counts of quotas were last compared with the usage database, unix time."
@@ -64,7 +66,7 @@ impl QuotaState {
         );
         let failed = |source| QuotaStateError::Open { directory: directory.to_owned(), source };
         let (counts, left) =
-            Counts::open(directory, "quotas", unix_us, begin_process).map_err(failed)?;
+            Counts::open(directory, "quotas", clock.unix_us(), begin_process).map_err(failed)?;
         let counts = Arc::new(counts);
         if left.keys > 0 {
             tracing::info!(quotas = left.keys, "quotas go on where they were");
@@ -76,14 +78,14 @@ impl QuotaState {
             );
         }
         let (stop, stopped) = mpsc::channel();
-        let kept = Arc::clone(&counts);
+        let (kept, clock) = (Arc::clone(&counts), Arc::clone(clock));
         let run = move || {
             background::yield_to_traffic();
             let mut failing = false;
             while stopped.recv_timeout(SYNC_INTERVAL) == Err(RecvTimeoutError::Timeout) {
-                sync(&kept, &mut failing);
+                sync(&kept, &clock, &mut failing);
             }
-            sync(&kept, &mut failing);
+            sync(&kept, &clock, &mut failing);
         };
         let thread = std::thread::Builder::new().name("quotas".to_owned()).spawn(run);
         let thread = thread.map_err(QuotaStateError::Thread)?;
@@ -108,8 +110,8 @@ impl Drop for QuotaState {
 }
 
 /// A failure is logged when it begins, and counted each time.
-fn sync(counts: &Counts, failing: &mut bool) {
-    match counts.sync() {
+fn sync(counts: &Counts, clock: &Clock, failing: &mut bool) {
+    match counts.sync(clock.unix_us()) {
         Ok(()) => *failing = false,
         Err(error) => {
             metrics::counter!("orbit_quota_state_failures_total").increment(1);

@@ -209,7 +209,7 @@ impl Parts {
         let token = Token::load_or_create(&settings.admin.token_file)?;
         let paths = settings.policy.paths.clone();
         let limit_state = LimitState::open(&settings.limits.directory)?;
-        let quota_state = QuotaState::open(&settings.limits.directory, clock.unix_us())?;
+        let quota_state = QuotaState::open(&settings.limits.directory, &clock)?;
         let policy_settings = PolicySettings {
             max_dynamic_keys: settings.policy.max_dynamic_keys,
             hash_key: limit_state.hash_key(),
@@ -241,6 +241,7 @@ impl Parts {
         let reconciler = Reconciler::start(Sources {
             policy: Arc::clone(&policy),
             journal: Arc::clone(&journal),
+            shipper: Arc::clone(&shipper),
             storage: storage.handle(),
             clock: Arc::clone(&clock),
         })?;

@@ -1,12 +1,12 @@
 //! Counts that outlive the process: four words for each key, in mapped files.
 //!
-//! The counts of quotas are words of these files ([`Memory`]), so what
+//! The counts of quotas and levels of gauges are words of these files ([`Memory`]), so what
 //! was counted survives `kill -9` to the unit without a system call. A file holds [`FILE_SLOTS`]
 //! slots of eight words and is followed by another when it is full:
 //!
 //! | word of a slot | |
 //! |---|---|
-//! | 0 | in use, and the day (since 1970) on which a process last asked for it; 0: free |
+//! | 0 | in use, and the day (since 1970) on which a process last had it; 0: free |
 //! | 1, 2 | the key |
 //! | 4 to 7 | the words |
 //!
@@ -17,13 +17,15 @@
 //! mapped until then); a slot is marked as in use after all else of it is written, so a process
 //! killed while it takes one leaves it free or whole; blocks are allocated before a slot is used, so
 //! a full disk is `None` from [`Counts::words`] and no signal. A file that is not ours is set aside
-//! and named in the log. After a power failure words are as they were at some time since the last
+//! and named in the log. What a process has is dated every day, so however long it runs the next one
+//! finds it. After a power failure words are as they were at some time since the last
 //! [`Counts::sync`]: the log says so, and whoever knows better sets them right.
 
 mod file;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hashbrown::HashMap;
@@ -38,7 +40,7 @@ pub const FILE_SLOTS: usize = 65_535;
 /// The words of a key.
 pub type CountWords = Words;
 
-/// A slot nobody asked for is given to another key after so many days.
+/// A slot no process had is given to another key after so many days.
 const KEPT_DAYS: u64 = 40;
 
 /// The files of one directory that begin with one name.
@@ -46,7 +48,8 @@ const KEPT_DAYS: u64 = 40;
 pub struct Counts {
     directory: PathBuf,
     name: &'static str,
-    today: u64,
+    /// The day with which what is in use is dated.
+    today: AtomicU64,
     boot: u64,
     table: Mutex<Table>,
 }
@@ -77,10 +80,15 @@ impl Counts {
         unix_us: i64,
         begin: impl Fn(&CountWords),
     ) -> io::Result<(Counts, Left)> {
-        let today = unix_us.max(0).cast_unsigned() / 86_400_000_000;
+        let today = day(unix_us);
         let boot = BootId::current().map_or(0, BootId::folded);
-        let counts =
-            Counts { directory: directory.to_owned(), name, today, boot, table: Mutex::default() };
+        let counts = Counts {
+            directory: directory.to_owned(),
+            name,
+            today: AtomicU64::new(today),
+            boot,
+            table: Mutex::default(),
+        };
         let mut power_failed = false;
         let mut table = counts.table();
         for number in 0.. {
@@ -119,7 +127,7 @@ impl Counts {
         let mut table = self.table();
         if let Some((number, slot)) = table.places.get(&key).copied() {
             let file = table.files[number];
-            file.touch(slot, self.today);
+            file.touch(slot, self.today());
             return Some(file.words(slot));
         }
         if table.free.is_empty() {
@@ -139,8 +147,17 @@ impl Counts {
         }
         let (number, slot) = table.free.pop()?;
         let file = table.files[number];
-        file.take(slot, key, self.today);
+        file.take(slot, key, self.today());
         table.places.insert(key, (number, slot));
+        Some(file.words(slot))
+    }
+
+    /// The words of a key, if it has some.
+    pub fn find(&self, key: u128) -> Option<&'static CountWords> {
+        let table = self.table();
+        let (number, slot) = table.places.get(&key).copied()?;
+        let file = table.files[number];
+        file.touch(slot, self.today());
         Some(file.words(slot))
     }
 
@@ -158,9 +175,17 @@ impl Counts {
         });
     }
 
-    /// Brings everything to the disk and waits.
-    pub fn sync(&self) -> io::Result<()> {
-        let files = self.table().files.clone();
+    /// Brings everything to the disk and waits; `unix_us` is now.
+    pub fn sync(&self, unix_us: i64) -> io::Result<()> {
+        let today = day(unix_us);
+        let files = {
+            let table = self.table();
+            if self.today.fetch_max(today, Ordering::Relaxed) < today {
+                let places = table.places.values();
+                places.for_each(|(number, slot)| table.files[*number].touch(*slot, today));
+            }
+            table.files.clone()
+        };
         files.into_iter().try_for_each(CountsFile::sync)
     }
 
@@ -172,6 +197,10 @@ impl Counts {
     /// Whether no key has.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    fn today(&self) -> u64 {
+        self.today.load(Ordering::Relaxed)
     }
 
     fn open_file(&self, number: usize) -> io::Result<&'static CountsFile> {
@@ -202,9 +231,18 @@ impl Memory for Counts {
         Counts::words(self, key)
     }
 
+    fn find(&self, key: u128) -> Option<&'static Words> {
+        Counts::find(self, key)
+    }
+
     fn retain(&self, in_use: &dyn Fn(u128) -> bool) {
         Counts::retain(self, in_use);
     }
+}
+
+/// Days since 1970.
+fn day(unix_us: i64) -> u64 {
+    unix_us.max(0).cast_unsigned() / 86_400_000_000
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use foldhash::fast::FixedState;
 use crate::diagnostics::{Diagnostics, Findings};
 use crate::documents::{self, Source};
 use crate::dynamic::DynamicBuckets;
-use crate::quota::Memory;
+use crate::levels::Levels;
 use crate::snapshot::{Changes, Snapshot};
 use index::Broken;
 use limits::Limits;
@@ -30,7 +30,7 @@ use quotas::Quotas;
 /// that is wrong with them.
 ///
 /// Bucket state is taken over from `previous` by tenant (or key) and limit name. Quotas count in
-/// `memory`; without it the snapshot can only be judged.
+/// the memory of `levels`; without it the snapshot can only be judged.
 ///
 /// Nothing that these documents name may turn out wrong at an instant to come, when nobody looks:
 /// what depends on one is judged for every one of them.
@@ -39,13 +39,13 @@ pub(crate) fn build(
     at_us: i64,
     previous: Option<&Snapshot>,
     dynamic: &Arc<DynamicBuckets>,
-    memory: Option<&dyn Memory>,
+    levels: Option<&Levels>,
 ) -> Result<Snapshot, Diagnostics> {
     let mut findings = Findings::default();
     let snapshot = resolve(sources, at_us, previous, dynamic, &mut findings);
     let snapshot = snapshot.ok_or_else(|| findings.resolve(sources))?;
-    if let Some(memory) = memory {
-        quotas::settle(&snapshot, previous, memory);
+    if let Some(levels) = levels {
+        quotas::settle(&snapshot, previous, levels);
     }
     Ok(snapshot)
 }

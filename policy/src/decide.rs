@@ -9,6 +9,7 @@
 
 mod chain;
 mod denial;
+mod levels;
 mod named;
 mod newcomers;
 mod refusals;
@@ -25,6 +26,8 @@ use crate::snapshot::{
 use crate::time::Nanos;
 use chain::{Chain, Walk};
 pub use denial::Denial;
+pub use levels::Body;
+use levels::{Held, Rises};
 pub use named::MemberOf;
 use named::Named;
 pub use view::{LimitView, PolicyItem};
@@ -44,7 +47,10 @@ pub struct Call<'a> {
     pub method: &'a str,
     /// The client's address.
     pub client: IpAddr,
-    /// A request header by its lower-case name; asked only where an app names its end users.
+    /// Its body.
+    pub body: Body,
+    /// A request header by its lower-case name; asked only where an app names its end users, or a
+    /// meter a header.
     pub header: &'a dyn Fn(&str) -> Option<&'a [u8]>,
     /// The one reading of the clock for this request.
     pub now: Nanos,
@@ -82,6 +88,7 @@ pub struct Permit {
     caller: Caller,
     route: RouteIndex,
     entered: u64,
+    held: Held,
     named: Named,
     unix_us: i64,
 }
@@ -138,8 +145,8 @@ pub struct Exhausted {
     pub used: u64,
     /// What may be used in it, with grants and what was rolled over, without grace.
     pub limit: u64,
-    /// The end of the window, unix microseconds.
-    pub resets_us: i64,
+    /// The end of the window, unix microseconds; `None`: it is of a level, which has no end.
+    pub resets_us: Option<i64>,
 }
 
 impl Reason {
@@ -192,12 +199,14 @@ impl Snapshot {
             });
         }
         let mut named = Named::read(self, tenant, rule, call);
-        let chain = Chain::new(self, caller, route, call, &named);
+        let rises = Rises::read(self, rule, call);
+        let chain = Chain::new(self, caller, route, call, (&named, &rises));
         match chain.walk() {
             Walk::Admitted { entered, nearest, throttled, new } => {
                 named.set_new(new);
+                let held = rises.held();
                 let (snapshot, unix_us) = (Arc::clone(self), call.unix_us);
-                let permit = Permit { snapshot, caller, route, entered, named, unix_us };
+                let permit = Permit { snapshot, caller, route, entered, held, named, unix_us };
                 let standing = nearest.map(|(slot, remaining)| {
                     let throttled = throttled >> slot & 1 == 1;
                     Standing { slot, remaining, throttled }
@@ -240,7 +249,7 @@ impl Snapshot {
     fn views(&self, caller: Caller, route: RouteIndex) -> impl Iterator<Item = LimitView<'_>> {
         let own = &self.keys[caller.key as usize].own;
         let chain = &self.tenants[caller.tenant as usize].chain;
-        let applies = move |slot: &&Slot| self.applies(slot, route) && !slot.is_guarantee();
+        let applies = move |slot: &&Slot| self.applies(slot, route) && slot.is_shown();
         own.iter().chain(&**chain).filter(applies).map(|slot| self.view(slot))
     }
 }
@@ -271,10 +280,6 @@ impl Permit {
         &self.snapshot.apps[self.route().app as usize].id
     }
 
-    pub(crate) fn unix_us(&self) -> i64 {
-        self.unix_us
-    }
-
     /// Everybody the request is to the distinct meters of its route.
     pub fn members(&self) -> impl Iterator<Item = MemberOf<'_>> {
         self.named.each(&self.snapshot, self.tenant(), self.route(), self.unix_us)
@@ -288,6 +293,7 @@ impl Permit {
 
 impl Permit {
     /// Gives the concurrency permits back; the rest stays readable. Does nothing the second time.
+    /// What is reserved of levels is given back by [`release_levels`](Self::release_levels).
     pub fn release(&mut self) {
         let entered = std::mem::take(&mut self.entered);
         if entered != 0 {
@@ -299,6 +305,7 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         self.release();
+        self.release_levels();
     }
 }
 

@@ -21,6 +21,7 @@ pub mod documents;
 pub mod dynamic;
 pub mod gauge;
 pub mod keys;
+pub mod levels;
 pub mod members;
 pub mod meters;
 mod policy;
@@ -33,10 +34,11 @@ mod sync;
 pub mod time;
 
 pub use bucket::Debt;
-pub use decide::{Admission, Call, Decision, Denial, Permit, Reason};
+pub use decide::{Admission, Body, Call, Decision, Denial, Permit, Reason};
 pub use diagnostics::{Diagnostic, Diagnostics};
 pub use documents::Source;
 pub use keys::ApiKey;
+pub use levels::LevelRead;
 pub use meters::{Aggregate, Meter, MeterId, MeterValue};
 pub use policy::{
     Applied, Held, Owner, Policy, PolicySettings, Record, Restored, Spent, Summary, check, review,

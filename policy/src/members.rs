@@ -267,7 +267,10 @@ impl Members {
         sets.retain(|_, set| {
             if set.table.load().as_ref().is_some_and(is_over) {
                 let _turn = self.turn([&**set]);
-                set.table.store(None);
+                // Somebody may have begun a new window in it before the turn.
+                if set.table.load().as_ref().is_some_and(is_over) {
+                    set.table.store(None);
+                }
             }
             let here = set.table.load().as_ref().map(|table| table.held());
             held += here.unwrap_or(0);
@@ -311,6 +314,9 @@ impl MemberSet {
         let seed = turn.members.seed;
         let current = self.current(record.span);
         let next = match current {
+            None if record.sketched => {
+                Table::of(record.span, seed, record.member).sketched(record.member)
+            }
             None => Some(Table::of(record.span, seed, record.member)),
             // It became a sketch where it would be exact by the limit it has now, or the other
             // way round: what it was is what tells how much it stands for.
@@ -327,6 +333,17 @@ impl Turn<'_> {
     /// Asks a set, as [`Members::look`]: the answer holds as long as the turn.
     pub fn look(&self, asked: &Asked<'_>) -> Seen {
         self.members.look(asked)
+    }
+
+    /// Puts a member in that is one of those that make a sketch of more; the set is one from then on.
+    pub fn sketch(&self, set: &MemberSet, span: Span, member: Member) {
+        debug_assert!(self.locked >> set.shard() & 1 == 1, "the turn was made for this set");
+        let at = set.current(span).map_or(span, |table| table.span());
+        let record = MemberRecord { set: set.key, span: at, member, sketched: true };
+        if let Some(log) = self.members.log.get() {
+            log.append(&record);
+        }
+        set.restore(self, &record);
     }
 
     /// Lets a member in that this turn was told is new. Returns whether the set changed.

@@ -5,6 +5,8 @@
 //! is, by id: those of `[[meter]]` tables, the built-in ones no table defines otherwise, and for
 //! each other name that a route counts on, a sum of the route's cost.
 
+pub mod figure;
+
 /// Most meters a route is measured by besides its own, distinct ones not counted: what a request
 /// keeps room for.
 pub const MAX_MEASURED: usize = 8;
@@ -18,6 +20,9 @@ pub const DATA_IN: &str = "data_in";
 
 /// The built-in meter of body bytes to clients; as [`DATA_IN`].
 pub const DATA_OUT: &str = "data_out";
+
+/// The gauge that `storage_gb` of plans is a quota of.
+pub(crate) const STORAGE: &str = "storage";
 
 /// The meter of a route that names none.
 pub(crate) const DEFAULT_METER: &str = "api_calls";
@@ -135,7 +140,7 @@ pub(crate) fn built_in() -> Vec<Meter> {
         ),
         ("automations", "Automations executed", "runs", Aggregate::Sum, MeterValue::Cost),
         ("processing", "Processing", "ms", Aggregate::Sum, processing),
-        ("storage", "Storage", "bytes", Aggregate::Gauge, MeterValue::Event),
+        (STORAGE, "Storage", "bytes", Aggregate::Gauge, MeterValue::Event),
         (DATA_IN, "Data in", "bytes", Aggregate::Sum, MeterValue::RequestBytes),
         (DATA_OUT, "Data out", "bytes", Aggregate::Sum, MeterValue::ResponseBytes),
     ]

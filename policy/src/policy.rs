@@ -2,18 +2,19 @@
 
 mod carry;
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 
 use crate::catalogue;
 use crate::decide::{Call, Decision};
 use crate::diagnostics::{Diagnostic, Diagnostics};
 use crate::documents::Source;
 use crate::dynamic::DynamicBuckets;
+use crate::levels::Levels;
 use crate::members::Members;
-use crate::quota::Memory;
+use crate::quota::{Early, Memory};
 use crate::snapshot::{Equipment, Snapshot};
 use crate::time::{Nanos, Reading};
 pub use carry::{Held, Owner, Record, Restored, Spent};
@@ -38,13 +39,10 @@ pub struct Policy {
     /// building it: whoever holds it sees every bucket where it is in force.
     handing_over: Mutex<()>,
     equip: OnceLock<Equip>,
-    memory: Arc<dyn Memory>,
-    /// The instant quotas were last rolled to, unix microseconds.
-    rolled_us: AtomicI64,
+    levels: Levels,
+    early: Early,
+    late: AtomicU64,
 }
-
-/// Quotas are rolled once in this time, in microseconds.
-const ROLL_US: i64 = 60_000_000;
 
 type Equip = Box<dyn Fn(&Snapshot) -> Equipment + Send + Sync>;
 
@@ -104,16 +102,19 @@ impl Policy {
         at_us: i64,
     ) -> Result<Policy, Diagnostics> {
         let dynamic = DynamicBuckets::new(settings.max_dynamic_keys, settings.hash_key);
-        let memory = Arc::clone(&settings.memory);
-        let snapshot = catalogue::build(sources, at_us, None, &Arc::new(dynamic), Some(&*memory))?;
-        memory.retain(&|key| snapshot.quota(key).is_some());
+        let levels = Levels::new(Arc::clone(&settings.memory), at_us);
+        let snapshot = catalogue::build(sources, at_us, None, &Arc::new(dynamic), Some(&levels))?;
+        let kept = levels.resume(&snapshot);
+        let is_in_use = |key| snapshot.quota(key).is_some() || kept.contains(&key);
+        levels.memory().retain(&is_in_use);
         Ok(Policy {
             current: ArcSwap::from_pointee(snapshot),
             applying: Mutex::new(()),
             handing_over: Mutex::new(()),
             equip: OnceLock::new(),
-            memory,
-            rolled_us: AtomicI64::new(i64::MAX),
+            levels,
+            early: Early::default(),
+            late: AtomicU64::new(0),
         })
     }
 
@@ -150,19 +151,20 @@ impl Policy {
     ) -> Result<Applied, Diagnostics> {
         let _turn = self.applying.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let before = self.current.load_full();
-        let (at_us, memory) = (now().unix_us, Some(&*self.memory));
-        let next = catalogue::build(sources, at_us, Some(&before), &before.dynamic, memory)?;
+        let (at_us, levels) = (now().unix_us, Some(&self.levels));
+        let next = catalogue::build(sources, at_us, Some(&before), &before.dynamic, levels)?;
         let applied = Applied { version: next.version, summary: Summary::of(&next) };
         if let Some(equip) = self.equip.get() {
             next.equipment.get_or_init(|| equip(&next));
         }
         let next = Arc::new(next);
         let _turn = self.handing_over.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        self.current.store(Arc::clone(&next));
-        let now = now().mono;
+        self.levels.hand_over(&next, || self.current.store(Arc::clone(&next)));
+        let now = now();
         for bucket in &next.inherited {
-            bucket.settle(now);
+            bucket.settle(now.mono);
         }
+        next.begin_quotas(now.unix_us);
         Ok(applied)
     }
 
@@ -179,15 +181,32 @@ impl Policy {
         }
     }
 
-    /// Notes that quotas are in the windows of this instant.
-    pub(crate) fn rolled_at(&self, unix_us: i64) {
-        self.rolled_us.store(unix_us, Ordering::Relaxed);
+    /// As [`load`](Self::load), for a moment.
+    pub(crate) fn current(&self) -> Guard<Arc<Snapshot>> {
+        self.current.load()
     }
 
-    /// Whether an instant is not in the future, as far as is known: what is dated too early must not
-    /// make a window pass.
-    pub(crate) fn is_due(&self, unix_us: i64) -> bool {
-        unix_us <= self.rolled_us.load(Ordering::Relaxed).saturating_add(ROLL_US)
+    /// The levels of gauges.
+    pub(crate) fn levels(&self) -> &Levels {
+        &self.levels
+    }
+
+    /// Events that wait for the windows they are dated in.
+    pub(crate) fn early(&self) -> &Early {
+        &self.early
+    }
+
+    /// Notes that something went to a quota's base, if it did.
+    pub(crate) fn note(&self, is_late: bool) {
+        if is_late {
+            self.late.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    /// A number that grows whenever something is counted in a quota's base, because it is dated before
+    /// the quota began to count by itself: then rows are to be read anew for the base to be right.
+    pub fn late_counts(&self) -> u64 {
+        self.late.load(Ordering::Acquire)
     }
 
     /// Frees the buckets of clients and end users that are full again. Returns how many are left.

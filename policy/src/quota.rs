@@ -1,37 +1,45 @@
 //! Quotas: how much of a meter may be used in a calendar window, and what happens when it is.
 //!
-//! A quota stands at a tenant, for everything below it, and is a slot of the chain like a limit. On
-//! a route that counts on the quota's own meter a request is debited its cost when it is admitted;
-//! any other meter is charged later ([`Permit::charge`](crate::Permit::charge)), and the quota
-//! refuses the next request once it is used up.
+//! A quota stands at a tenant, for everything below it, and is a slot of the chain like a limit. It
+//! looks at the requests whose route its meter counts, and at no others. On a route that counts on
+//! the quota's own meter a request is debited when it is admitted; any other meter is charged later
+//! ([`Policy::charge`](crate::Policy::charge)), and the quota refuses the next request once it is
+//! used up. What counts in all is said in [`counted`].
 //!
-//! Its count is known by owner, name and calendar, and outlives snapshots: neither a reload, nor
-//! another plan or limit, nor (with a [`Memory`] that lasts) a restart forgives any of it (**P3**).
-//! A quota that appears where another one disappears, or whose calendar changes, takes over what
-//! was used in the other one's window, with the first call for it. A request that is being decided
-//! at that very moment may still count at the old one.
+//! Its count is known by owner, name, meter and calendar, and outlives snapshots: neither a reload,
+//! nor another plan or limit, nor (with a [`Memory`] that lasts) a restart forgives any of it
+//! (**P3**). A quota that appears where another one of the same meter disappears, or whose calendar
+//! changes, takes over what was used in the other one's window, with the first call for it, and
+//! keeps it until the rows have been read. From then on its count is what it would be had it been
+//! there all the time.
 
+mod charge;
+pub mod counted;
 mod counter;
 mod distinct;
+mod heir;
 mod memory;
 mod view;
 
 use std::hash::Hasher;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicI64};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use siphasher::sip128::{Hasher128, SipHasher13};
 
 use crate::bucket::{Bucket, Terms};
 use crate::calendar::{Calendar, Period, Tag, Window};
 use crate::meters::MeterId;
-use counter::{Closed, Counter, Entry, Reading, Take};
+pub(crate) use charge::Early;
+pub use charge::Reported;
+pub use counted::{Counting, Sums};
+use counter::{Closed, Counter, Entry, Take};
 pub use counter::{MAX_COUNT, Words, begin_process};
 use distinct::Distinct;
 pub(crate) use distinct::Entrance;
 pub(crate) use memory::leaked;
 pub use memory::{InMemory, Memory};
-pub use view::{AtLimit, Previous, QuotaView};
+pub use view::{AtLimit, Previous, QuotaView, WindowView};
 
 /// A one-off addition to a quota, in the window that contains its instant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +61,7 @@ pub(crate) enum Beyond {
 pub(crate) struct Rules {
     pub(crate) calendar: Arc<Calendar>,
     pub(crate) meter: MeterId,
+    pub(crate) counting: Counting,
     pub(crate) limit: u64,
     pub(crate) grace: u64,
     pub(crate) roll_over: u64,
@@ -63,11 +72,14 @@ pub(crate) struct Rules {
 }
 
 /// Where a quota counts.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Place {
     pub(crate) words: &'static Words,
     /// Whether the words are the [`Memory`]'s, and not those of this process alone.
     pub(crate) is_kept: bool,
+    /// What is dated from this instant on is counted here, what is dated before is in the base; unix
+    /// microseconds.
+    pub(crate) since_us: Arc<AtomicI64>,
 }
 
 /// A quota of a snapshot.
@@ -84,6 +96,8 @@ pub(crate) struct Quota {
     is_settled: AtomicBool,
     /// The quota that took over from this one.
     successor: OnceLock<Arc<Quota>>,
+    /// Whether it begins to count when its snapshot comes into force.
+    begins: AtomicBool,
 }
 
 /// The answer of a quota to a request.
@@ -109,21 +123,34 @@ pub(crate) struct Exhausted {
     pub(crate) used: u64,
     /// With grants and what was rolled over, without grace.
     pub(crate) limit: u64,
-    pub(crate) ends_us: i64,
+    /// `None`: a level has no end.
+    pub(crate) ends_us: Option<i64>,
     /// Whether the request costs more than any window has.
     pub(crate) never: bool,
 }
 
-/// What a count is known by. `kind` tells a tenant's own quotas from those of its plan.
-pub(crate) fn key(kind: u8, owner: &str, name: &str, calendar: &Calendar) -> u128 {
+/// What a count is known by. `kind` tells a tenant's own quotas from those of its plan; `counts` is
+/// there for what has windows, and not for a level.
+pub(crate) fn key(
+    kind: u8,
+    owner: &str,
+    name: &str,
+    meter: &str,
+    counts: Option<(Counting, &Calendar)>,
+) -> u128 {
     let mut hasher = SipHasher13::new();
     hasher.write_u8(kind);
-    for text in [owner, name, calendar.zone_name()] {
+    for text in [owner, name, meter] {
         hasher.write(text.as_bytes());
         hasher.write_u8(0xff);
     }
-    hasher.write(calendar.period().as_str().as_bytes());
-    hasher.write_u8(calendar.billing_day());
+    if let Some((counting, calendar)) = counts {
+        hasher.write_u8(counting as u8);
+        hasher.write(calendar.zone_name().as_bytes());
+        hasher.write_u8(0xff);
+        hasher.write(calendar.period().as_str().as_bytes());
+        hasher.write_u8(calendar.billing_day());
+    }
     hasher.finish128().as_u128()
 }
 
@@ -167,84 +194,32 @@ impl Quota {
             is_settled: AtomicBool::new(heritage.is_none()),
             heritage: Mutex::new(heritage),
             successor: OnceLock::new(),
+            begins: AtomicBool::new(false),
         }
-    }
-
-    /// Gives it its words; only the first call counts.
-    pub(crate) fn put_at(&self, place: Place) {
-        self.place.get_or_init(|| place);
-    }
-
-    /// `None`: the snapshot was only made to be judged.
-    pub(crate) fn place(&self) -> Option<Place> {
-        self.place.get().copied()
     }
 
     fn counter(&self) -> Counter<'static> {
         Counter(self.place().expect("a snapshot in force has given its quotas their words").words)
     }
 
-    /// The quota that counts now: this one, or the one that took over.
-    pub(crate) fn current(self: &Arc<Self>) -> &Arc<Quota> {
-        let mut quota = self;
-        while let Some(successor) = quota.successor.get() {
-            quota = successor;
-        }
-        quota
+    fn allowance(&self, window: &Window, reading: &counter::Reading) -> u64 {
+        let limit = self.rules.limit.saturating_add(self.rules.granted(window));
+        limit.saturating_add(reading.extra)
     }
 
-    /// Takes over from the quota before; does nothing the second time.
-    fn settle(self: &Arc<Self>, unix_us: i64) {
-        if self.is_settled.load(Ordering::Acquire) {
-            return;
-        }
-        let mut heritage = self.heritage.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(from) = heritage.take() {
-            from.settle(unix_us);
-            // From here on requests with an older snapshot ask for the newer one.
-            from.successor.get_or_init(|| Arc::clone(self));
-            let reading = from.rules_read(unix_us).1;
-            self.rules_read(unix_us);
-            self.counter().take_over(&reading);
-            self.take_members_over(&from, unix_us);
-        }
-        self.is_settled.store(true, Ordering::Release);
-    }
-
-    fn rules_read(&self, unix_us: i64) -> (Window, Reading) {
-        let window = self.rules.calendar.window(unix_us);
-        (window, self.rules.entry(&window, |entry| self.counter().read(entry)))
-    }
-
-    /// The window of an instant, the counter there, and what is allowed in it, grace not included.
-    fn read(self: &Arc<Self>, unix_us: i64) -> (Window, Reading, u64) {
-        self.settle(unix_us);
-        let (window, reading) = self.rules_read(unix_us);
-        let limit = self.rules.limit.saturating_add(self.rules.granted(&window));
-        (window, reading, limit.saturating_add(reading.extra))
-    }
-
-    /// Asks for `cost`, and with `look` changes nothing. `meter` is the one the route counts on.
-    pub(crate) fn ask(
-        self: &Arc<Self>,
-        (meter, cost): (MeterId, u32),
-        unix_us: i64,
-        look: bool,
-    ) -> Answer {
-        if self.successor.get().is_some() {
-            return Answer::Stale;
-        }
-        let debits = meter == self.rules.meter;
-        if debits && cost == 0 {
+    /// Asks for so many units, and with `look` changes nothing. `None`: the request is charged later.
+    pub(crate) fn ask(self: &Arc<Self>, units: Option<u32>, unix_us: i64, look: bool) -> Answer {
+        if units == Some(0) {
             return Answer::Open;
         }
+        let debits = units.is_some();
         if matches!(self.rules.beyond, Beyond::Bill) {
             return if debits { Answer::Billed } else { Answer::Open };
         }
         self.settle(unix_us);
         let window = self.rules.calendar.window(unix_us);
         // A quota that is charged later is used up when not even one more fits.
-        let cost = if debits { u64::from(cost) } else { 1 };
+        let cost = units.map_or(1, u64::from);
         let counter = self.counter();
         let take = self.rules.entry(&window, |entry| {
             if debits && !look { counter.take(entry, cost) } else { counter.look(entry, cost) }
@@ -252,14 +227,14 @@ impl Quota {
         match (take, &self.rules.beyond) {
             (Take::Granted { tag, remaining }, _) if debits => Answer::Granted { tag, remaining },
             (Take::Granted { .. }, _) => Answer::Open,
+            (Take::Sealed, _) => Answer::Stale,
             (Take::Refused(_), Beyond::Throttle { .. }) => Answer::Throttled,
             (Take::Refused(reading), _) => {
                 let Rules { limit, grace, .. } = self.rules;
-                let granted = limit.saturating_add(self.rules.granted(&window));
                 Answer::Refused(Exhausted {
                     used: reading.used(),
-                    limit: granted.saturating_add(reading.extra),
-                    ends_us: window.end_us,
+                    limit: self.allowance(&window, &reading),
+                    ends_us: Some(window.end_us),
                     never: cost > limit.saturating_add(grace),
                 })
             }
@@ -269,34 +244,6 @@ impl Quota {
     /// Undoes a take.
     pub(crate) fn put_back(&self, tag: Tag, cost: u32) {
         self.counter().put_back(tag, cost.into());
-    }
-
-    /// Counts `amount` at an instant, whatever the limit.
-    pub(crate) fn add(self: &Arc<Self>, amount: u64, unix_us: i64) {
-        let quota = self.current();
-        quota.settle(unix_us);
-        let window = quota.rules.calendar.window(unix_us);
-        quota.rules.entry(&window, |entry| quota.counter().add(entry, amount));
-    }
-
-    /// As [`add`](Self::add), but not where the counter is in a newer window.
-    pub(crate) fn add_in_time(self: &Arc<Self>, amount: u64, unix_us: i64) {
-        let (window, reading, _) = self.read(unix_us);
-        if reading.tag == window.tag {
-            self.add(amount, unix_us);
-        }
-    }
-
-    /// Moves on to the window of an instant.
-    pub(crate) fn roll(self: &Arc<Self>, unix_us: i64) {
-        self.read(unix_us);
-    }
-
-    /// Says what everything but this process used in the window that starts at `start_us`. False:
-    /// that is not the current one.
-    pub(crate) fn set_base(&self, start_us: i64, amount: u64) -> bool {
-        let window = self.rules.calendar.window(start_us);
-        window.start_us == start_us && self.counter().set_base(window.tag, amount)
     }
 
     /// Seconds from an instant to the end of its window, rounded up.

@@ -64,6 +64,13 @@ pub struct Route {
     pub measured: Box<[MeterId]>,
     /// Meters of distinct ones that requests of this route may have members of.
     pub distinct: Box<[MeterId]>,
+    /// Every meter that a request of this route may count on, data volume too.
+    pub(crate) counts_on: BitSet,
+    /// Gauges that requests of this route change, at most
+    /// [`MAX_LEVELS`](crate::levels::MAX_LEVELS).
+    pub(crate) levels: Box<[MeterId]>,
+    /// Units of its own meter that one request is: its cost, or 1 where requests are counted.
+    pub(crate) units: u32,
     /// Tokens and metered quantity of one request.
     pub cost: u32,
     /// The least API tier that may use it.

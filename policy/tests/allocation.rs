@@ -5,8 +5,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr};
 
-use orbit_policy::quota::InMemory;
-use orbit_policy::{ApiKey, Call, Decision, Nanos, Policy, PolicySettings, Source};
+use orbit_policy::quota::{InMemory, Reported};
+use orbit_policy::{ApiKey, Body, Call, Decision, Nanos, Policy, PolicySettings, Source};
 
 struct Counting;
 
@@ -128,6 +128,7 @@ fn refusing_what_a_tenant_is_not_entitled_to_allocates_nothing() {
         path,
         method: "GET",
         client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        body: Body::None,
         header: &|_| None,
         now: Nanos(0),
         unix_us: 0,
@@ -152,6 +153,7 @@ fn deciding_allocates_nothing() {
         path: "/crm/contacts/17",
         method: "GET",
         client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        body: Body::None,
         header: &|name| (name == "x-user").then_some(b"someone"),
         now: Nanos(now),
         // Windows of an hour and of a day pass, at the edge of summer time.
@@ -168,7 +170,7 @@ fn deciding_allocates_nothing() {
                 admitted += 1;
                 assert!(admission.nearest().is_some());
                 let meter = admission.permit.snapshot().meter_id("data_in").expect("a meter");
-                admission.permit.charge(meter, 10);
+                policy.charge(&admission.permit, meter, 10, call(now).unix_us);
             }
             Decision::Deny(denial) => {
                 refused += 1;
@@ -178,7 +180,10 @@ fn deciding_allocates_nothing() {
     }
     policy.roll(call(1_000).unix_us);
     policy.each_quota(call(1_000).unix_us, &mut |_| shown += 1);
-    policy.charge("team", "data_in", 1, call(1_000).unix_us);
+    let at_us = call(1_000).unix_us;
+    let event = Reported { path: "holding/team", plan: "business", meter: "data_in", at_us };
+    policy.charge_event(&event, 1, at_us);
+    policy.charge_due(at_us);
     let allocations = ALLOCATIONS.with(Cell::get) - before;
     assert_eq!((admitted, refused), (479, 521), "the shared burst, less the first request");
     assert_eq!((allocations, shown), (0, 5));

@@ -6,8 +6,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Mutex;
 
 use orbit_policy::members::member_id;
+use orbit_policy::quota::Reported;
 use orbit_policy::{
-    ApiKey, Call, Decision, Nanos, Policy, PolicySettings, Reading, Reason, Source,
+    ApiKey, Body, Call, Decision, Nanos, Policy, PolicySettings, Reading, Reason, Source,
 };
 use proptest::prelude::*;
 
@@ -73,6 +74,7 @@ fn decide(policy: &Policy, key: &ApiKey, user: &str, now_us: i64) -> Decision {
         path: "/",
         method: "GET",
         client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        body: Body::None,
         header: &|name| (name == "x-user" && !user.is_empty()).then_some(user.as_bytes()),
         now: Nanos(now_us.cast_unsigned() * 1_000),
         unix_us: now_us,
@@ -124,13 +126,13 @@ proptest! {
                 let known = model[*level].contains(&user);
                 known || caps[*level].is_none_or(|cap| (model[*level].len() as u64) < cap)
             });
-            // User 0 is nobody.
+            // User 0 does not say who it is, and is one user like any other.
             let name = if user == 0 { String::new() } else { format!("user-{user}") };
             match decide(&policy, &keys[team], &name, now_us) {
                 Decision::Admit(admission) => {
-                    prop_assert!(user == 0 || fits);
+                    prop_assert!(fits);
                     let members: Vec<_> = admission.permit.members().collect();
-                    prop_assert_eq!(members.len(), usize::from(user != 0));
+                    prop_assert_eq!(members.len(), 1);
                     for member in members {
                         let is_new = levels.iter().any(|level| {
                             caps[*level].is_some() && !model[*level].contains(&user)
@@ -138,13 +140,15 @@ proptest! {
                         prop_assert_eq!(member.is_new, is_new, "a row for every new member");
                         let id = member_id("active_users", "holding", name.as_bytes());
                         prop_assert_eq!(member.id, id);
-                        levels.iter().for_each(|level| _ = model[*level].insert(user));
+                        for level in &levels {
+                            model[*level].insert(user);
+                        }
                     }
                 }
                 Decision::Deny(denial) => match denial.reason {
                     Reason::QuotaExhausted(exhausted) => {
-                        prop_assert!(user != 0 && !fits);
-                        prop_assert!(exhausted.resets_us > now_us);
+                        prop_assert!(!fits);
+                        prop_assert!(exhausted.resets_us.is_some_and(|end_us| end_us > now_us));
                         prop_assert_eq!(exhausted.used, exhausted.limit, "full to the unit");
                     }
                     Reason::Limited(_) => {}
@@ -217,7 +221,7 @@ fn p1_the_users_of_a_plan_are_a_quota_unless_one_of_that_name_is_written() {
         matches!(decide(policy, &key, user, 5 * MONTH_US), Decision::Admit(_))
     };
     let answers = ["a", "b", "c", "a", ""].map(|user| admitted(&policy, user));
-    assert_eq!(answers, [true, true, false, true, true]);
+    assert_eq!(answers, [true, true, false, true, false], "who does not say is a user, too");
     let billed = "quotas = [{ name = \"users\", meter = \"active_users\", limit = 2, \
                   per = \"month\", at_limit = \"allow_and_bill\" }]";
     policy.apply(&sources(billed), || Reading { mono: Nanos(0), unix_us: 0 }).expect("valid");
@@ -233,14 +237,41 @@ fn p1_the_users_of_a_plan_are_a_quota_unless_one_of_that_name_is_written() {
     policy.apply(&sources(by_year), || Reading { mono: Nanos(0), unix_us: 0 }).expect("valid");
     let answers = ["d", "a", "b", "c"].map(|user| admitted(&policy, user));
     assert_eq!(answers, [false, true, true, true], "P3");
-    policy.charge_member(
-        "below",
-        "active_users",
-        &member_id("active_users", "t", b"e"),
-        5 * MONTH_US,
-    );
+    let event = Reported { path: "t/below", plan: "p", meter: "active_users", at_us: 5 * MONTH_US };
+    policy.charge_member(&event, &member_id("active_users", "t", b"e"), 5 * MONTH_US);
     let mut used = 0;
     policy.each_quota(5 * MONTH_US, &mut |view| used = view.used);
     assert_eq!(used, 4, "an event is counted whatever the limit");
     assert!(admitted(&policy, "e"), "and who it names is known");
+}
+
+#[test]
+fn a_member_has_a_row_in_every_day_of_every_tenant_above() {
+    let key = ApiKey::generate("test").expect("a key");
+    let text = format!(
+        "[[plan]]\nid = \"p\"\napps = [\"crm\"]\n\
+         [[app]]\nid = \"crm\"\nend_user_header = \"x-user\"\n\
+         [[upstream]]\nid = \"u\"\npeers = [{{ address = \"127.0.0.1:1\" }}]\n\
+         [[route]]\nid = \"r\"\napp = \"crm\"\nupstream = \"u\"\n\
+         [[tenant]]\nid = \"holding\"\nplan = \"p\"\nzone = \"America/Sao_Paulo\"\n\
+         [[tenant]]\nid = \"unit\"\nparent = \"holding\"\n\
+         [[tenant]]\nid = \"team\"\nparent = \"unit\"\nzone = \"Asia/Tokyo\"\n\
+         [[key]]\nid = \"{}\"\ntenant = \"team\"\nhash = \"{}\"\n",
+        key.id, key.hash
+    );
+    let sources = [Source { file: "t.toml".into(), text }];
+    let policy = Policy::new(&sources, &settings(), 0).expect("valid");
+    let row = |unix_us| match decide(&policy, &key, "ana", unix_us) {
+        Decision::Admit(admission) => {
+            let rows: Vec<_> = admission.permit.members().map(|member| member.row).collect();
+            rows[0]
+        }
+        Decision::Deny(denial) => panic!("{:?}", denial.reason),
+    };
+    let hour_us = 3_600_000_000;
+    // 2026-11-10T00:00:00Z; midnight is at 15:00 in Tokyo and at 03:00 in Sao Paulo.
+    let day_us = 1_794_268_800_000_000;
+    let rows = [0, 2, 3, 14, 15, 26, 27].map(|hour| row(day_us + hour * hour_us));
+    let changes: Vec<bool> = rows.windows(2).map(|pair| pair[0] != pair[1]).collect();
+    assert_eq!(changes, [false, true, false, true, false, true]);
 }

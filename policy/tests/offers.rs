@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use orbit_policy::quota::InMemory;
 use orbit_policy::snapshot::Missing;
-use orbit_policy::{ApiKey, Call, Decision, Denial, Nanos, Policy, PolicySettings, Source};
+use orbit_policy::{ApiKey, Body, Call, Decision, Denial, Nanos, Policy, PolicySettings, Source};
 
 const APPS: [&str; 4] = ["a", "b", "c", "d"];
 const TIERS: [&str; 3] = ["basic", "complete", "premium"];
@@ -216,6 +216,7 @@ fn ask(policy: &Policy, key: &ApiKey, route: usize) -> Result<(), Box<Denial>> {
         path: &format!("/r{route}"),
         method: "GET",
         client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        body: Body::None,
         header: &|_| None,
         now: Nanos(0),
         unix_us: NOW_US,

@@ -44,22 +44,25 @@ struct Look {
 impl QuotaWatch {
     /// Adds what is new of a quota to `found`.
     pub fn look(&mut self, view: &QuotaView<'_>, now_us: i64, found: &mut Vec<Signal>) {
-        let now = Look { start_us: view.start_us, end_us: view.end_us, used: view.used };
+        // A level has one window that never ends.
+        let bounds = view.window.map_or((0, i64::MAX), |window| (window.start_us, window.end_us));
+        let now = Look { start_us: bounds.0, end_us: bounds.1, used: view.used };
         let seen = self.seen.get(&view.key).copied();
         let mut state = seen.unwrap_or_default();
-        if state.start_us != view.start_us || seen.is_none() {
+        if state.start_us != now.start_us || seen.is_none() {
             // Of a window that nobody has looked at here, nothing is known to be told.
-            if let Some(before) = view.previous {
+            if let Some(before) = view.window.and_then(|window| window.previous) {
                 let same = state.start_us == before.start_us && seen.is_some();
                 let mut last = if same { state } else { Seen::default() };
                 let (start_us, end_us, used) = (before.start_us, before.end_us, before.used);
                 Seen::cross(&mut last, view, Look { start_us, end_us, used }, now_us, found);
             }
-            state = Seen { start_us: view.start_us, ..Seen::default() };
+            state = Seen { start_us: now.start_us, ..Seen::default() };
         }
         state.cross(view, now, now_us, found);
-        if !state.exhausted && !state.foretold && now_us < view.end_us {
-            state.foretold = foretell(view, now_us, found);
+        let may_tell = view.window.is_some() && !state.exhausted && !state.foretold;
+        if may_tell && now_us < now.end_us {
+            state.foretold = foretell(view, now, now_us, found);
         }
         if seen != Some(state) {
             self.seen.insert(view.key, state);
@@ -94,9 +97,9 @@ impl Seen {
 }
 
 /// Whether a quota is used up before its window ends if it goes on like this.
-fn foretell(view: &QuotaView<'_>, now_us: i64, found: &mut Vec<Signal>) -> bool {
-    let length = (view.end_us - view.start_us) as f64;
-    let passed = (now_us - view.start_us) as f64 / length.max(1.0);
+fn foretell(view: &QuotaView<'_>, look: Look, now_us: i64, found: &mut Vec<Signal>) -> bool {
+    let length = (look.end_us - look.start_us) as f64;
+    let passed = (now_us - look.start_us) as f64 / length.max(1.0);
     if passed < FORECAST_AFTER || view.used == 0 {
         return false;
     }
@@ -105,8 +108,7 @@ fn foretell(view: &QuotaView<'_>, now_us: i64, found: &mut Vec<Signal>) -> bool 
         return false;
     }
     let share = view.allowance() as f64 / expected;
-    let exhausted_us = view.start_us + (length * share) as i64;
-    let look = Look { start_us: view.start_us, end_us: view.end_us, used: view.used };
+    let exhausted_us = look.start_us + (length * share) as i64;
     let more = [
         ("forecast", json!(expected.round() as u64)),
         ("exhausted_at", json!(signal::time(exhausted_us))),
@@ -131,11 +133,16 @@ fn told<const N: usize>(
         ("meter", json!(view.meter)),
         ("used", json!(look.used)),
         ("limit", json!(view.allowance())),
-        ("period", json!(view.period.as_str())),
-        ("window_start", json!(signal::time(look.start_us))),
-        ("window_end", json!(signal::time(look.end_us))),
     ];
-    let facts = facts.into_iter().chain(more).map(|(name, value)| (name.to_owned(), value));
+    let of_window = view.window.map(|window| {
+        [
+            ("period", json!(window.period.as_str())),
+            ("window_start", json!(signal::time(look.start_us))),
+            ("window_end", json!(signal::time(look.end_us))),
+        ]
+    });
+    let facts = facts.into_iter().chain(of_window.into_iter().flatten()).chain(more);
+    let facts = facts.map(|(name, value)| (name.to_owned(), value));
     Signal {
         id: signal::id(&[kind.as_str().as_bytes(), &key, &start, part]),
         kind,
@@ -149,7 +156,7 @@ fn told<const N: usize>(
 #[cfg(test)]
 mod tests {
     use orbit_policy::calendar::Period;
-    use orbit_policy::quota::{AtLimit, Previous};
+    use orbit_policy::quota::{AtLimit, Previous, WindowView};
     use orbit_policy::snapshot::Level;
 
     use super::*;
@@ -165,20 +172,23 @@ mod tests {
             name: "calls",
             full_name: "team/calls",
             meter: "api_calls",
-            period: Period::Hour,
-            zone: "UTC",
-            start_us: hour * HOUR_US,
-            end_us: (hour + 1) * HOUR_US,
+            window: Some(WindowView {
+                period: Period::Hour,
+                zone: "UTC",
+                start_us: hour * HOUR_US,
+                end_us: (hour + 1) * HOUR_US,
+                granted: 0,
+                rolled_over: 0,
+                base: 0,
+                since_us: 0,
+                previous: None,
+            }),
             used,
-            base: 0,
             estimated: false,
             limit: 10,
-            granted: 0,
-            rolled_over: 0,
             grace: 0,
             thresholds: &[50, 80],
             at_limit: AtLimit::Block,
-            previous: None,
         }
     }
 
@@ -217,7 +227,8 @@ mod tests {
         watch.look(&view(6, 0), 1, &mut found);
         found.clear();
         let before = Previous { start_us: 0, end_us: HOUR_US, used: 10 };
-        let later = QuotaView { previous: Some(before), ..view(0, 1) };
+        let mut later = view(0, 1);
+        later.window.as_mut().expect("a window").previous = Some(before);
         watch.look(&later, HOUR_US + 1, &mut found);
         watch.look(&later, HOUR_US + 2, &mut found);
         assert_eq!(kinds(&found), [(Kind::ThresholdCrossed, Some(80)), (Kind::Exhausted, None)]);

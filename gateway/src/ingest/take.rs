@@ -4,6 +4,8 @@ use axum::http::StatusCode;
 use metrics::counter;
 use orbit_meter::ingest::{RecordError, Recorded};
 use orbit_meter::journal::AppendError;
+use orbit_policy::meters::figure::whole_units;
+use orbit_policy::quota::Reported;
 use orbit_policy::{Aggregate, Snapshot};
 use serde_json::{Value, json};
 
@@ -11,7 +13,6 @@ use super::IngestState;
 use super::request::{Envelope, Sent};
 use super::usage::{Reason, Refusal, Usage, request_id, usage};
 use crate::api::Problem;
-use crate::proxy::measure;
 use crate::proxy::problem::REDUCED_CAPACITY;
 
 /// When a sender may try again after the journal had no room.
@@ -102,7 +103,7 @@ pub(super) fn take(
     for usage in &new {
         match record(state, usage, now_us) {
             Ok(Recorded::New(_)) => {
-                charge(state, &snapshot, usage);
+                charge(state, &snapshot, usage, now_us);
                 taken.accepted += 1;
             }
             Ok(Recorded::Duplicate) => taken.duplicates += 1,
@@ -125,16 +126,21 @@ fn record(state: &IngestState, usage: &Usage<'_>, now_us: i64) -> Result<Recorde
     state.index.record(&usage.event(), now_us)
 }
 
-/// Charges quotas for what an event reports as used. How high a level is uses nothing up.
-fn charge(state: &IngestState, snapshot: &Snapshot, usage: &Usage<'_>) {
+/// Tells quotas what an event reports: what was used, how high a level is, who was seen.
+fn charge(state: &IngestState, snapshot: &Snapshot, usage: &Usage<'_>, now_us: i64) {
     let event = usage.event();
-    let aggregate = snapshot.meter_id(event.meter).map(|id| snapshot.meter(id).aggregate);
-    if matches!(aggregate, Some(Aggregate::Sum | Aggregate::Count)) {
-        let amount = measure::whole_units(event.quantity_nano);
-        state.policy.charge(event.tenant, event.meter, amount, event.ts_us);
+    let (path, plan, meter) = (event.path, event.plan, event.meter);
+    let told = &Reported { path, plan, meter, at_us: event.ts_us };
+    let policy = &state.policy;
+    match snapshot.meter_id(meter).map(|id| snapshot.meter(id).aggregate) {
+        Some(Aggregate::Sum | Aggregate::Count) => {
+            policy.charge_event(told, whole_units(event.quantity_nano), now_us);
+        }
+        Some(Aggregate::Gauge) => policy.tell_level(event.tenant, told, event.quantity_nano),
+        Some(Aggregate::Max | Aggregate::Last | Aggregate::Distinct) | None => {}
     }
     if let Some(member) = usage.member() {
-        state.policy.charge_member(event.tenant, event.meter, &member.request_id, event.ts_us);
+        policy.charge_member(told, &member.request_id, now_us);
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::PermissionsExt;
 
 use orbit_policy::quota::InMemory;
-use orbit_policy::{ApiKey, Call, Decision, PolicySettings, Source};
+use orbit_policy::{ApiKey, Body, Call, Decision, PolicySettings, Source};
 
 use super::*;
 use crate::telemetry::Metrics;
@@ -58,6 +58,7 @@ impl Process {
             path: "/",
             method: "GET",
             client: IpAddr::V4(Ipv4Addr::new(10, 0, 0, client)),
+            body: Body::None,
             header: &|_| None,
             now: self.clock.now(),
             unix_us: self.clock.unix_us(),

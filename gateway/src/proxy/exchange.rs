@@ -9,7 +9,7 @@ use crossbeam::utils::CachePadded;
 use http::StatusCode;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
 use orbit_meter::event::{Flags, Method};
-use orbit_policy::{Admission, Nanos};
+use orbit_policy::{Admission, Denial, Nanos};
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 
@@ -35,12 +35,16 @@ pub struct Exchange {
     pub admission: Option<Admission>,
     /// Body bytes from the client.
     pub request_bytes: u64,
+    /// Of them, quotas of levels were asked for so many: all of a known length with its header.
+    pub(super) asked_bytes: u64,
     /// Body bytes to the client.
     pub response_bytes: u64,
     /// Connection attempts that failed.
     pub tries: u32,
     /// Whether the body ran over the limit while it streamed.
     pub too_large: bool,
+    /// The quota that a piece of the body did not fit into any more.
+    pub no_room: Option<Box<Denial>>,
     /// Whether the request's body has arrived whole.
     pub request_ended: bool,
     /// Whether the upstream ended its answer with the latest header.
@@ -88,9 +92,11 @@ impl Exchange {
             started,
             admission: None,
             request_bytes: 0,
+            asked_bytes: 0,
             response_bytes: 0,
             tries: 0,
             too_large: false,
+            no_room: None,
             request_ended: false,
             header_ends: false,
             method: Method::Other,
@@ -122,6 +128,21 @@ impl Exchange {
     pub fn pool(&self) -> Option<&Arc<Pool>> {
         let permit = &self.admission.as_ref()?.permit;
         equipment(permit.snapshot()).pools.get(permit.route().upstream as usize)
+    }
+
+    /// So much of the request's body has come: whether quotas of levels have no room for it. Then what
+    /// came last must not go on.
+    pub(super) fn has_no_room(&mut self, request_bytes: u64) -> bool {
+        // A retried request's body passes again.
+        let more = request_bytes.saturating_sub(self.asked_bytes);
+        if more == 0 {
+            return false;
+        }
+        self.asked_bytes = request_bytes;
+        let Some(admission) = &mut self.admission else { return false };
+        let Err(denial) = admission.permit.reserve(more) else { return false };
+        self.no_room = Some(Box::new(denial));
+        true
     }
 
     /// Nothing of it is waited for any more: it has its row, or is counted elsewhere.

@@ -6,6 +6,7 @@ use pingora::{Error, ErrorSource, ErrorType};
 use super::exchange::Exchange;
 use super::intake;
 use super::problem::Problem;
+use super::refusal;
 
 /// The answer to a request that could not be forwarded; `None`: nobody is there to read it.
 pub(super) fn answer(error: &Error, ctx: &Exchange) -> Option<Problem> {
@@ -13,6 +14,7 @@ pub(super) fn answer(error: &Error, ctx: &Exchange) -> Option<Problem> {
     let timed_out = matches!(error.etype(), ConnectTimedout | ReadTimedout | WriteTimedout);
     let problem = match (error.etype(), error.esource()) {
         _ if ctx.too_large => intake::body_too_large(),
+        _ if ctx.no_room.is_some() => refusal::no_room(ctx)?,
         (HTTPStatus(code), _) => {
             let status = StatusCode::from_u16(*code).unwrap_or(StatusCode::BAD_GATEWAY);
             Problem::new(status, "not-forwarded", "The request could not be forwarded.")

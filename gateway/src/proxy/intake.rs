@@ -1,9 +1,9 @@
 //! From a request's header to its admission, and what of the header goes on to the upstream.
 
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST};
-use http::{HeaderMap, StatusCode};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::{HeaderMap, Method, StatusCode};
 use orbit_policy::documents::is_reserved_path;
-use orbit_policy::{Call, Decision, Denial};
+use orbit_policy::{Body, Call, Decision, Denial};
 use pingora::Result;
 use pingora::http::RequestHeader;
 use pingora::proxy::Session;
@@ -32,7 +32,8 @@ pub enum Intake {
 }
 
 /// Checks a header's size, then asks the policy; unless the gateway answers itself.
-pub fn take_in(edge: &Edge, session: &Session, ctx: &mut Exchange) -> Intake {
+pub fn take_in(edge: &Edge, session: &mut Session, ctx: &mut Exchange) -> Intake {
+    let body = body(session);
     let header = session.req_header();
     if let Some((problem, reason)) = header_too_large(edge, header, ctx) {
         return Intake::Unfit(Box::new(problem), reason);
@@ -45,12 +46,16 @@ pub fn take_in(edge: &Edge, session: &Session, ctx: &mut Exchange) -> Intake {
     }
     let (key, key_field) = presented_key(&header.headers);
     ctx.key_field = key_field;
+    if let Body::Length(length) = body {
+        ctx.asked_bytes = length;
+    }
     let call = Call {
         key,
         host: host(header),
         path: header.uri.path(),
         method: header.method.as_str(),
         client: ctx.client_ip(edge, session),
+        body,
         header: &|name| header.headers.get(name).map(http::HeaderValue::as_bytes),
         now: ctx.started.mono,
         unix_us: ctx.started.unix_us,
@@ -89,9 +94,7 @@ fn header_too_large(
 
 fn unfit(edge: &Edge, header: &RequestHeader) -> Option<(Problem, &'static str)> {
     let limits = &edge.limits;
-    let length = header.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
-    let length: Option<u64> = length.and_then(|length| length.parse().ok());
-    if length.is_some_and(|length| length > limits.max_body_bytes) {
+    if length(&header.headers).is_some_and(|length| length > limits.max_body_bytes) {
         return Some((body_too_large(), "body_too_large"));
     }
     if edge.on_full == OnFull::Refuse && edge.journal.is_full() {
@@ -100,6 +103,27 @@ fn unfit(edge: &Edge, header: &RequestHeader) -> Option<(Problem, &'static str)>
         return Some((problem.header("Retry-After", "1"), "journal_full"));
     }
     None
+}
+
+fn length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// What is known of a request's body. A method that brings none is taken at its word, though HTTP/2
+/// may tell only later that nothing comes: what does come is asked for piece by piece.
+fn body(session: &mut Session) -> Body {
+    let is_over = session.is_http2() && session.is_body_empty();
+    let header = session.req_header();
+    let is_chunked = header.headers.contains_key(TRANSFER_ENCODING);
+    let brings_none =
+        matches!(header.method, Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS);
+    match length(&header.headers) {
+        Some(0) if !is_chunked => Body::None,
+        Some(length) if !is_chunked => Body::Length(length),
+        _ if is_chunked => Body::Unknown,
+        _ if !session.is_http2() || is_over || brings_none => Body::None,
+        _ => Body::Unknown,
+    }
 }
 
 /// Whether a field is one of ours, in any spelling: many upstreams take `_` for `-`.

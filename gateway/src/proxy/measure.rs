@@ -6,28 +6,27 @@
 //! bytes that flow after it go with its parts. Of what the journal had no room for, only the
 //! counting row is summed and written later.
 //!
-//! Quotas of these meters, and of data volume, are charged at the same moment: in whole units, each
-//! figure rounded up, so that a quota never lets through what was used. A figure of the largest or
-//! latest value uses nothing up, and neither does a level that falls.
+//! Quotas of these meters, and of data volume, are charged for the rows that were written, at the same
+//! moment: in whole units, each figure rounded up, so that a quota never lets through what was used. A
+//! figure of the largest or latest value uses nothing up.
+//!
+//! A gauge is changed by answers of 2xx only: an upload that failed stored nothing. Its figures are
+//! dated when they are written, as the level changes then; what was reserved for them at quotas
+//! becomes part of the level in the same step.
 //!
 //! Allocates nothing: a request keeps room for as many figures as a route may have meters.
 
 use http::HeaderMap;
 use orbit_meter::event::{Event, Flags};
+use orbit_policy::levels::MAX_LEVELS;
 use orbit_policy::meters::MAX_MEASURED;
+use orbit_policy::meters::figure::{UNIT_NANO, nano, signed_nano, whole_units};
 use orbit_policy::{Admission, Aggregate, Meter, MeterId, MeterValue, Permit};
 use pingora::http::{RequestHeader, ResponseHeader};
 
 use super::Edge;
 use super::exchange::Exchange;
 use super::intake::OUR_PREFIX;
-
-/// One unit of quantity in the journal's fixed point.
-pub(super) const UNIT_NANO: i128 = 1_000_000_000;
-/// Digits after the point of a quantity.
-const SCALE: usize = 9;
-/// Digits before it: Decimal(38, 9).
-const MAX_WHOLE_DIGITS: usize = 29;
 
 /// Figures from headers, by their place in the route's list.
 #[derive(Clone, Copy, Debug, Default)]
@@ -40,6 +39,22 @@ pub(super) struct Flown {
     pub(super) response: u64,
     pub(super) request_total: u64,
     pub(super) response_total: u64,
+}
+
+/// By what the levels of gauges changed, in units of 1e-9.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Changes {
+    at_us: i64,
+    of: [Option<(MeterId, i128)>; MAX_LEVELS],
+}
+
+/// The row beside which figures are written.
+#[derive(Clone, Copy)]
+pub(super) struct Beside<'r> {
+    pub(super) row: &'r Event<'r>,
+    pub(super) flown: &'r Flown,
+    /// Whether the row is in the journal, or only summed.
+    pub(super) is_written: bool,
 }
 
 /// The meters of the admitted request's route, in the order of its figures.
@@ -87,33 +102,35 @@ impl Exchange {
         }
     }
 
-    /// Writes the figures beside `row`, which counts the request or, later on, is a part of it; and
-    /// charges for them.
+    /// Writes the figures beside a row that counts the request or, later on, is a part of it; and
+    /// charges for them. Returns by what levels changed.
     pub(super) fn write_figures(
         &self,
         edge: &Edge,
         admission: &Admission,
-        row: &Event<'_>,
-        flown: &Flown,
-    ) {
+        beside: Beside<'_>,
+    ) -> Changes {
+        let Beside { row, flown, is_written } = beside;
         let permit = &admission.permit;
-        let counts = row.requests > 0;
-        let cost = permit.route().cost;
-        for (meter, bytes) in
-            permit.snapshot().volume().into_iter().zip([flown.request, flown.response])
-        {
-            if bytes > 0 {
-                permit.charge(meter, bytes);
-            }
+        let charge = |meter, amount| edge.policy.charge(permit, meter, amount, row.ts_us);
+        if is_written {
+            let volume = permit.snapshot().volume().into_iter();
+            let flown = volume.zip([flown.request, flown.response]);
+            flown.filter(|(_, bytes)| *bytes > 0).for_each(|(meter, bytes)| charge(meter, bytes));
         }
+        let mut changes = Changes::default();
+        let mut rooms = changes.of.iter_mut();
         for (figure, (id, meter)) in self.figures.0.iter().zip(measured(permit)) {
-            let Some(quantity_nano) = quantity_nano(meter, *figure, cost, flown, counts) else {
+            let is_gauge = meter.aggregate == Aggregate::Gauge;
+            if is_gauge && !(200..300).contains(&row.status) {
                 continue;
-            };
-            if uses_up(meter.aggregate) {
-                permit.charge(id, whole_units(quantity_nano));
             }
+            let (cost, counts) = (permit.route().cost, row.requests > 0);
+            let said = quantity_nano(meter, *figure, cost, flown, counts);
+            let Some(quantity_nano) = said else { continue };
+            let ts_us = if is_gauge { edge.clock.unix_us() } else { row.ts_us };
             let event = Event {
+                ts_us,
                 flags: self.flags.with(Flags::MEASURED),
                 requests: 0,
                 quantity_nano,
@@ -127,7 +144,21 @@ impl Exchange {
             if let Err(error) = edge.journal.append(&event) {
                 edge.metrics.unmeasured.increment(1);
                 tracing::debug!(%error, meter = &*meter.id, "a figure could not be written");
+            } else if is_gauge {
+                changes.at_us = ts_us;
+                rooms.next().into_iter().for_each(|room| *room = Some((id, quantity_nano)));
+            } else if uses_up(meter.aggregate) {
+                charge(id, whole_units(quantity_nano));
             }
+        }
+        changes
+    }
+
+    /// Has levels change by what was written of them.
+    pub(super) fn change_levels(&mut self, edge: &Edge, changes: &Changes) {
+        let Some(admission) = &mut self.admission else { return };
+        for (meter, by_nano) in changes.of.into_iter().flatten() {
+            edge.policy.change_level(&mut admission.permit, meter, by_nano, changes.at_us);
         }
     }
 }
@@ -135,15 +166,9 @@ impl Exchange {
 /// Whether figures of such a meter add up to what is used.
 fn uses_up(aggregate: Aggregate) -> bool {
     match aggregate {
-        Aggregate::Count | Aggregate::Sum | Aggregate::Gauge => true,
-        Aggregate::Max | Aggregate::Last | Aggregate::Distinct => false,
+        Aggregate::Count | Aggregate::Sum => true,
+        Aggregate::Gauge | Aggregate::Max | Aggregate::Last | Aggregate::Distinct => false,
     }
-}
-
-/// A quantity in whole units, a part of one as one; nothing of one below zero.
-pub(crate) fn whole_units(quantity_nano: i128) -> u64 {
-    let units = quantity_nano.max(0).unsigned_abs().div_ceil(UNIT_NANO.unsigned_abs());
-    u64::try_from(units).unwrap_or(u64::MAX)
 }
 
 /// What a row of the meter says; `None`: nothing. `counts`: it is written beside the row that
@@ -191,90 +216,4 @@ fn read(headers: &HeaderMap, name: &str, meter: &Meter) -> Option<i128> {
         tracing::debug!(meter = &*meter.id, field = name, "a meter's value is no decimal number");
     }
     figure
-}
-
-/// A decimal number such as `12.5`, in units of 1e-9; at most nine digits after the point.
-fn nano(text: &[u8]) -> Option<i128> {
-    let mut parts = text.splitn(2, |byte| *byte == b'.');
-    let (whole, fraction) = (parts.next()?, parts.next());
-    if whole.is_empty() || fraction.is_some_and(<[u8]>::is_empty) {
-        return None;
-    }
-    let fraction = fraction.unwrap_or_default();
-    if whole.len() > MAX_WHOLE_DIGITS || fraction.len() > SCALE {
-        return None;
-    }
-    let zeros = std::iter::repeat_n(&b'0', SCALE - fraction.len());
-    whole.iter().chain(fraction).chain(zeros).try_fold(0_i128, |sum, digit| {
-        digit.is_ascii_digit().then(|| sum * 10 + i128::from(digit - b'0'))
-    })
-}
-
-/// The same with a sign: a level may fall.
-fn signed_nano(text: &[u8]) -> Option<i128> {
-    match text.split_first() {
-        Some((b'-', rest)) => nano(rest).map(|nano| -nano),
-        Some((b'+', rest)) => nano(rest),
-        _ => nano(text),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{nano, signed_nano, whole_units};
-
-    #[test]
-    fn part_of_a_unit_is_charged_as_one() {
-        let nano = 1_000_000_000;
-        for (quantity, units) in
-            [(0, 0), (1, 1), (nano, 1), (nano + 1, 2), (-nano, 0), (i128::MAX, u64::MAX)]
-        {
-            assert_eq!(whole_units(quantity), units, "{quantity}");
-        }
-    }
-
-    #[test]
-    fn every_digit_of_a_figure_counts() {
-        for (text, value) in [
-            ("0", 0),
-            ("1", 1_000_000_000),
-            ("007", 7_000_000_000),
-            ("12.5", 12_500_000_000),
-            ("0.000000001", 1),
-            (
-                "99999999999999999999999999999.999999999",
-                99_999_999_999_999_999_999_999_999_999_999_999_999,
-            ),
-        ] {
-            assert_eq!(nano(text.as_bytes()), Some(value), "{text}");
-            assert_eq!(signed_nano(format!("-{text}").as_bytes()), Some(-value), "-{text}");
-        }
-        assert_eq!(signed_nano(b"+1.5"), Some(1_500_000_000));
-    }
-
-    #[test]
-    fn what_is_no_decimal_says_nothing() {
-        for text in [
-            "",
-            ".",
-            "1.",
-            ".5",
-            "-1",
-            "+1",
-            "1e3",
-            "0x1",
-            "1,5",
-            " 1",
-            "1.2.3",
-            "NaN",
-            "0.0000000001",
-            "100000000000000000000000000000",
-            "\u{661}",
-        ] {
-            assert_eq!(nano(text.as_bytes()), None, "{text}");
-        }
-        for text in ["", "-", "--1", "+-1", "-1."] {
-            assert_eq!(signed_nano(text.as_bytes()), None, "{text}");
-        }
-    }
 }

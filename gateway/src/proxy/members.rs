@@ -9,10 +9,10 @@
 
 use orbit_meter::event::{Event, Flags};
 use orbit_policy::Admission;
+use orbit_policy::meters::figure::UNIT_NANO;
 
 use super::Edge;
 use super::exchange::Exchange;
-use super::measure::UNIT_NANO;
 
 impl Exchange {
     /// Writes the members of a request beside `row`, which counts it.

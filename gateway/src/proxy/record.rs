@@ -14,11 +14,12 @@
 
 use orbit_meter::event::{Event, Flags, Kind};
 use orbit_meter::journal::AppendError;
+use orbit_policy::meters::figure::UNIT_NANO;
 use orbit_policy::{Admission, Nanos};
 
 use super::Edge;
 use super::exchange::Exchange;
-use super::measure::{Flown, UNIT_NANO};
+use super::measure::{Beside, Flown};
 use crate::settings::OnFull;
 
 /// An answer that takes longer is counted while it goes on, and its bytes are written as often.
@@ -71,7 +72,7 @@ impl Exchange {
         } else {
             self.count(edge, now, if more_to_come { Flags::OPEN } else { Flags::NONE });
         }
-        self.over(now);
+        self.over(now, more_to_come);
     }
 
     /// The exchange is over. What has no row yet did not reach its end.
@@ -87,13 +88,18 @@ impl Exchange {
     }
 
     /// Once: into the metrics, and the permits are given back. Before the end of the answer
-    /// leaves, as a client that has seen it may ask again at once.
-    fn over(&mut self, now: Nanos) {
+    /// leaves, as a client that has seen it may ask again at once. `more_to_come`: of an upload, for
+    /// which room stays reserved.
+    fn over(&mut self, now: Nanos, more_to_come: bool) {
+        let micros = self.micros(now);
         let Some(admission) = &mut self.admission else { return };
         if !self.is_over {
             self.is_over = true;
             admission.permit.release();
-            self.shard.answered(self.status, self.micros(now));
+            self.shard.answered(self.status, micros);
+        }
+        if !more_to_come || !(200..300).contains(&self.status) {
+            admission.permit.release_levels();
         }
     }
 
@@ -110,12 +116,15 @@ impl Exchange {
             upstream_us: self.answered_at.map_or(0, |at| self.micros(at)),
             ..self.blank(admission, now)
         };
-        if let Err(error) = edge.journal.append(&event) {
-            lost(edge, &event, &error);
+        let appended = edge.journal.append(&event);
+        if let Err(error) = &appended {
+            lost(edge, &event, error);
         }
-        let flown = self.flown(self.request_bytes, self.response_bytes);
-        self.write_figures(edge, admission, &event, &flown);
+        let flown = &self.flown(self.request_bytes, self.response_bytes);
+        let beside = Beside { row: &event, flown, is_written: appended.is_ok() };
+        let changes = self.write_figures(edge, admission, beside);
         self.write_members(edge, admission, &event);
+        self.change_levels(edge, &changes);
         self.written_at(now);
         self.leave_open();
     }
@@ -142,15 +151,14 @@ impl Exchange {
         if is_last && let Err(error) = &appended {
             lost(edge, &event, error);
         }
-        let is_written = is_last || appended.is_ok();
-        if is_written {
-            let flown = self.flown(request_bytes, response_bytes);
-            self.write_figures(edge, admission, &event, &flown);
-        }
-        self.shard.open.leave(place);
-        if is_written {
+        if is_last || appended.is_ok() {
+            let flown = &self.flown(request_bytes, response_bytes);
+            let beside = Beside { row: &event, flown, is_written: appended.is_ok() };
+            let changes = self.write_figures(edge, admission, beside);
+            self.change_levels(edge, &changes);
             self.written_at(now.mono);
         }
+        self.shard.open.leave(place);
     }
 
     /// A row with nothing in it but whose it is.

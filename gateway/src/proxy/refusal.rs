@@ -58,6 +58,19 @@ pub fn count(edge: &Edge, ctx: &Exchange, denial: &Denial) -> Problem {
     problem
 }
 
+/// The answer to an upload whose next piece does not fit into a quota.
+pub(super) fn no_room(ctx: &Exchange) -> Option<Problem> {
+    ctx.no_room.as_ref().map(|denial| answer(denial, ctx.started.mono))
+}
+
+/// Counts such an answer where refusals are looked at as they happen; its row is that of an admitted
+/// request.
+pub(super) fn count_no_room(edge: &Edge, ctx: &Exchange) {
+    let Some(denial) = &ctx.no_room else { return };
+    edge.refusal_counts.count(denial.tenant().map_or("", |tenant| &tenant.path));
+    edge.metrics.refused(name(denial.reason));
+}
+
 /// Counts a refusal before any policy was asked.
 pub fn count_unfit(edge: &Edge, ctx: &Exchange, reason: &'static str, status: StatusCode) {
     let status = status.as_u16();
@@ -146,10 +159,22 @@ fn used_up(denial: &Denial, exhausted: &Exhausted, now: Nanos) -> Problem {
         unreachable!("a denial by a quota names it");
     };
     let Exhausted { limited, used, limit: allowed, resets_us } = exhausted;
+    let (name, level, tenant) = (limit.name, limit.level.as_str(), limit.tenant);
+    let facts = |detail: String| {
+        exceeded(denial, limit, detail)
+            .with("quota", name)
+            .with("meter", meter)
+            .with("used", *used)
+            .with("limit", *allowed)
+    };
+    let (Some(period), Some(resets_us)) = (period, resets_us) else {
+        // A level has no end: nothing says when there is room.
+        return facts(format!(
+            "`{name}` of {level} `{tenant}` has no room for the request: {used} of {allowed} {meter} are in use."
+        ));
+    };
     let retry_s = retry_s(limited, now);
-    let resets_at = rfc3339(*resets_us);
-    let (name, level, tenant, per) =
-        (limit.name, limit.level.as_str(), limit.tenant, period.as_str());
+    let (per, resets_at) = (period.as_str(), rfc3339(*resets_us));
     let detail = match retry_s {
         Some(_) => format!(
             "`{name}` of {level} `{tenant}` is used up: {used} of {allowed} {meter} in this {per}. It starts anew at {resets_at}."
@@ -158,13 +183,7 @@ fn used_up(denial: &Denial, exhausted: &Exhausted, now: Nanos) -> Problem {
             "The request costs more {meter} than `{name}` of {level} `{tenant}` allows in a {per}."
         ),
     };
-    let problem = exceeded(denial, limit, detail)
-        .with("quota", name)
-        .with("meter", meter)
-        .with("used", *used)
-        .with("limit", *allowed)
-        .with("period", per)
-        .with("resets-at", resets_at);
+    let problem = facts(detail).with("period", per).with("resets-at", resets_at);
     with_retry(problem, limit, limited, retry_s)
 }
 

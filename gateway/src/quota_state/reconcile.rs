@@ -1,15 +1,16 @@
 //! What quotas count, set right by what is in ClickHouse.
 //!
-//! A count is what this process counted itself and a base: what earlier processes of this node and
-//! other nodes did. The base is exact once it is read from rows, which can be done as soon as
-//! everything earlier processes recorded was shipped. It may go down then: requests that were in
-//! flight when a process died were counted and never answered, and have no row. While other nodes
-//! write to the same database their rows are read again and again, so that a quota is shared by all
-//! nodes, each of which lags behind the others by what they ship and an interval.
+//! A count is what this process counted itself and a base: what is dated before it began to, which
+//! earlier processes of this node and other nodes did. The base is exact once it is read from rows,
+//! which can be done as soon as all rows it is about were shipped. It may go down then: requests that
+//! were in flight when a process died were counted and never answered, and have no row. The same
+//! holds for levels of gauges. Rows are read again whenever other nodes have written some, so that a
+//! quota is shared by all nodes, each of which lags behind the others by what they ship and an
+//! interval; when policy changes; when a window begins; and when something was counted in a base.
 //!
 //! Owns one thread of low priority. Guarantees that ClickHouse spends at most a twentieth of its
-//! time on it, that what cannot be read changes nothing, and that it does not hold up the end of the
-//! process. Meters of distinct members and of levels are kept elsewhere, and left out.
+//! time on it, that what cannot be read changes nothing and keeps nothing else from being read, and
+//! that it does not hold up the end of the process.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,24 +21,23 @@ use std::time::Duration;
 use metrics::gauge;
 use orbit_meter::causes::with_causes;
 use orbit_meter::clickhouse::Store;
-use orbit_meter::clickhouse::consumption::{self, Consumption, ConsumptionError, Span};
-use orbit_meter::journal::Journal;
-use orbit_policy::meters::{DATA_IN, DATA_OUT};
-use orbit_policy::{Aggregate, Policy};
+use orbit_meter::clickhouse::consumption::{self, ConsumptionError, Process};
+use orbit_meter::journal::{Journal, LaneKey};
+use orbit_meter::ship::ShipperHandle;
+use orbit_policy::{Nanos, Policy};
 use tokio::sync::oneshot;
 
+use super::readings::{self, Reading, Wanted};
 use crate::background;
 use crate::clock::Clock;
 use crate::storage::{StorageError, StorageHandle};
 
 /// How often what must come first is looked for.
 const LOOK: Duration = Duration::from_millis(500);
-/// Between two readings.
+/// Between two readings of the same, and between two looks for rows of other nodes.
 const INTERVAL: Duration = Duration::from_secs(10);
-/// And at least so many times what the last one took.
-const INTERVAL_PER_READING: u32 = 20;
-/// Longest time for one query.
-const TIMEOUT: Duration = Duration::from_mins(5);
+/// All readings together take so many times longer to come again than they take.
+const INTERVAL_PER_READING: u64 = 20;
 
 /// Reconciliation could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +57,8 @@ pub struct Sources {
     pub policy: Arc<Policy>,
     /// Whose rows are this process's.
     pub journal: Arc<Journal>,
+    /// How far they are shipped.
+    pub shipper: Arc<ShipperHandle>,
     /// The database.
     pub storage: StorageHandle,
     /// The clock.
@@ -75,7 +77,7 @@ impl Reconciler {
         let store = sources.storage.store()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = oneshot::channel();
-        let mut work = Work { sources, store, read_at: None, is_failing: false };
+        let mut work = Work { sources, store, others: None, done: BTreeMap::new(), failing: false };
         let run = move || {
             background::yield_to_traffic();
             runtime.block_on(async {
@@ -104,50 +106,61 @@ impl Drop for Reconciler {
 struct Work {
     sources: Sources,
     store: Store,
-    /// What stood for other nodes' rows, and the policy's version, when rows were last read; `None`:
-    /// they never were.
-    read_at: Option<(u64, u64)>,
-    is_failing: bool,
+    /// What stands for other nodes' rows, and when that was asked for.
+    others: Option<(u64, Nanos)>,
+    done: BTreeMap<Reading, Done>,
+    failing: bool,
 }
 
-/// A quota whose base can be read from rows.
-struct Wanted {
-    key: u128,
-    /// Of the tenant it stands at.
-    path: String,
-    meter: String,
-    reads: Reads,
-}
-
-/// What of a row its meter counts.
+/// When something was read last, and what it was then.
 #[derive(Clone, Copy)]
-enum Reads {
-    Quantity,
-    Rows,
-    RequestBytes,
-    ResponseBytes,
+struct Done {
+    of: Option<Version>,
+    began: Nanos,
+    took: Duration,
+}
+
+/// What is read anew when it changes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Version {
+    others: u64,
+    policy: u64,
+    late: u64,
+}
+
+impl Version {
+    /// What of it is of matter to a reading.
+    fn of(self, reading: &Reading) -> Version {
+        Version { late: if reading.is_of_own_rows() { self.late } else { 0 }, ..self }
+    }
+}
+
+/// A moment up to which everything this process recorded is shipped before rows are read.
+struct Moment {
+    wanted: Wanted,
+    late: u64,
+    lanes: Vec<(LaneKey, u64)>,
 }
 
 impl Work {
     async fn run(&mut self) {
+        let mut moment = None;
         loop {
             tokio::time::sleep(LOOK).await;
             let status = self.sources.storage.status();
             if !(status.reachable && status.migrated && self.is_all_shipped()) {
                 continue;
             }
-            let began = self.sources.clock.now();
-            match self.reconcile().await {
-                Ok(()) => self.is_failing = false,
-                Err(error) if !self.is_failing => {
-                    self.is_failing = true;
-                    let error = with_causes(&error);
-                    tracing::warn!(error, "quotas were not compared with the usage database");
-                }
-                Err(_) => {}
+            // Bases as they were before rows were waited for: what is added to them from here on may
+            // have none yet.
+            let then = moment.take().unwrap_or_else(|| self.moment());
+            if !self.is_shipped(&then) {
+                moment = Some(then);
+                continue;
             }
-            let took = Duration::from_nanos(self.sources.clock.now().since(began));
-            tokio::time::sleep(INTERVAL.max(took * INTERVAL_PER_READING)).await;
+            if let Err(error) = self.read(&then).await {
+                self.failed(&error);
+            }
         }
     }
 
@@ -157,147 +170,99 @@ impl Work {
         journal.lanes().into_iter().all(|key| journal.is_live(key))
     }
 
-    async fn reconcile(&mut self) -> Result<(), ConsumptionError> {
-        let unix_us = self.sources.clock.unix_us();
-        let journal = &self.sources.journal;
-        let others_mark = consumption::others_mark(&self.store, journal.node()).await?;
-        let read_at = Some((others_mark, self.sources.policy.load().version()));
-        // Rows that nobody else has added to need not be read again.
-        if self.read_at != read_at {
-            let except = (journal.node(), journal.epoch());
-            for ((from_us, to_us), quotas) in self.wanted(unix_us) {
-                let mut roots: Vec<String> =
-                    quotas.iter().map(|quota| root(&quota.path).to_owned()).collect();
-                roots.sort_unstable();
-                roots.dedup();
-                let span = Span { from_us, to_us, roots: &roots, except };
-                let used = consumption::read(&self.store, &span, TIMEOUT).await?;
-                let used = up_the_tree(&used);
-                for quota in quotas {
-                    let amount = amount(&used, &quota);
-                    // Where the window is over by now, there is nothing to set.
-                    self.sources.policy.set_base(quota.key, from_us, amount);
-                }
-            }
-            self.read_at = read_at;
+    fn moment(&self) -> Moment {
+        let Sources { policy, journal, clock, .. } = &self.sources;
+        let late = policy.late_counts();
+        let wanted = Wanted::now(policy, clock.unix_us());
+        let lanes = journal.lanes().into_iter();
+        let lanes = lanes.filter_map(|key| Some((key, journal.next_sequence(key)?))).collect();
+        Moment { wanted, late, lanes }
+    }
+
+    fn is_shipped(&self, moment: &Moment) -> bool {
+        moment.lanes.iter().all(|(key, sequence)| {
+            let acknowledged = self.sources.journal.acknowledged(*key);
+            acknowledged.is_none_or(|position| position.sequence >= *sequence)
+        })
+    }
+
+    async fn read(&mut self, moment: &Moment) -> Result<(), ConsumptionError> {
+        let version = Version {
+            others: self.others_mark().await?,
+            policy: self.sources.policy.load().version(),
+            late: moment.late,
+        };
+        let readings = &moment.wanted.readings;
+        self.done.retain(|reading, _| readings.contains_key(reading));
+        let mut due: Vec<&Reading> =
+            readings.keys().filter(|reading| self.is_due(reading, version)).collect();
+        // What takes long comes last.
+        due.sort_by_key(|reading| (self.took(reading), reading.length_us()));
+        for reading in due {
+            self.read_one(reading, moment, version).await;
         }
-        gauge!("orbit_quota_reconciled_timestamp_seconds").set(unix_us as f64 / 1e6);
+        let is_current = |reading: &Reading| {
+            self.done.get(reading).is_some_and(|done| done.of == Some(version.of(reading)))
+        };
+        if readings.keys().all(is_current) {
+            let unix_us = self.sources.clock.unix_us();
+            gauge!("orbit_quota_reconciled_timestamp_seconds").set(unix_us as f64 / 1e6);
+            self.failing = false;
+        }
         Ok(())
     }
 
-    /// Every quota that rows can tell of, by its window.
-    fn wanted(&self, unix_us: i64) -> BTreeMap<(i64, i64), Vec<Wanted>> {
-        let policy = &self.sources.policy;
-        let snapshot = policy.load();
-        let mut wanted: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        policy.each_quota(unix_us, &mut |view| {
-            let Some(meter) = snapshot.meter_id(view.meter).map(|id| snapshot.meter(id)) else {
-                return;
-            };
-            let reads = match (&*meter.id, meter.aggregate) {
-                (DATA_IN, _) => Reads::RequestBytes,
-                (DATA_OUT, _) => Reads::ResponseBytes,
-                (_, Aggregate::Sum) => Reads::Quantity,
-                (_, Aggregate::Count) => Reads::Rows,
-                _ => return,
-            };
-            let (key, path, meter) = (view.key, view.path.to_owned(), view.meter.to_owned());
-            let quotas = wanted.entry((view.start_us, view.end_us)).or_default();
-            quotas.push(Wanted { key, path, meter, reads });
-        });
-        wanted
-    }
-}
-
-/// Sums of one node of the tree and everything below it.
-#[derive(Clone, Copy, Default)]
-struct Sums {
-    rows: u64,
-    quantity: u64,
-    request_bytes: u64,
-    response_bytes: u64,
-}
-
-impl Sums {
-    fn add(&mut self, used: &Consumption) {
-        self.rows = self.rows.saturating_add(used.rows);
-        self.quantity = self.quantity.saturating_add(used.quantity);
-        self.request_bytes = self.request_bytes.saturating_add(used.request_bytes);
-        self.response_bytes = self.response_bytes.saturating_add(used.response_bytes);
-    }
-}
-
-/// By path and meter, and by path and "" for all meters.
-type Tree<'u> = BTreeMap<(&'u str, &'u str), Sums>;
-
-/// What each node of the tree used with everything below it.
-fn up_the_tree(used: &[Consumption]) -> Tree<'_> {
-    let mut tree = Tree::new();
-    for one in used {
-        let ends = one.path.match_indices('/').map(|(end, _)| end).chain([one.path.len()]);
-        for end in ends {
-            for meter in [&*one.meter, ""] {
-                tree.entry((&one.path[..end], meter)).or_default().add(one);
-            }
-        }
-    }
-    tree
-}
-
-fn amount(used: &Tree<'_>, quota: &Wanted) -> u64 {
-    let meter = match quota.reads {
-        Reads::Quantity | Reads::Rows => &*quota.meter,
-        Reads::RequestBytes | Reads::ResponseBytes => "",
-    };
-    let sums = used.get(&(&*quota.path, meter)).copied().unwrap_or_default();
-    match quota.reads {
-        Reads::Quantity => sums.quantity,
-        Reads::Rows => sums.rows,
-        Reads::RequestBytes => sums.request_bytes,
-        Reads::ResponseBytes => sums.response_bytes,
-    }
-}
-
-fn root(path: &str) -> &str {
-    path.split_once('/').map_or(path, |(root, _)| root)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn used(path: &str, meter: &str, quantity: u64) -> Consumption {
-        Consumption {
-            path: path.to_owned(),
-            meter: meter.to_owned(),
-            rows: 1,
-            quantity,
-            request_bytes: 10,
-            response_bytes: 100,
+    async fn read_one(&mut self, reading: &Reading, moment: &Moment, version: Version) {
+        let Sources { policy, journal, clock, .. } = &self.sources;
+        let (node, epoch) = (journal.node(), journal.epoch());
+        let quotas = &moment.wanted.readings[reading];
+        let began = clock.now();
+        let process = Process { node, epoch };
+        let result = readings::read(policy, &self.store, process, reading, quotas).await;
+        let took = Duration::from_nanos(clock.now().since(began));
+        let of = result.is_ok().then_some(version.of(reading));
+        self.done.insert(reading.clone(), Done { of, began, took });
+        if let Err(error) = result {
+            self.failed(&error);
         }
     }
 
-    #[test]
-    fn a_quota_counts_its_tenant_and_everything_below() {
-        let rows = [
-            used("acme/brasil/web", "api_calls", 5),
-            used("acme/brasil", "api_calls", 7),
-            used("acme/brasil-sul", "api_calls", 11),
-            used("acme/brasil/web", "processing", 13),
-        ];
-        let tree = up_the_tree(&rows);
-        let sum = |path: &str, meter: &str, reads| {
-            let (path, meter) = (path.to_owned(), meter.to_owned());
-            amount(&tree, &Wanted { key: 0, path, meter, reads })
-        };
-        assert_eq!(sum("acme", "api_calls", Reads::Quantity), 23);
-        assert_eq!(sum("acme/brasil", "api_calls", Reads::Quantity), 12);
-        assert_eq!(sum("acme/brasil/web", "api_calls", Reads::Quantity), 5);
-        assert_eq!(sum("acme/brasil", "processing", Reads::Rows), 1);
-        assert_eq!(sum("acme", DATA_IN, Reads::RequestBytes), 40);
-        assert_eq!(sum("acme/brasil", DATA_OUT, Reads::ResponseBytes), 300);
-        assert_eq!(sum("globex", "api_calls", Reads::Quantity), 0);
-        assert_eq!(root("acme/brasil/web"), "acme");
-        assert_eq!(root("padaria"), "padaria");
+    /// A number that stands for the rows of other nodes.
+    async fn others_mark(&mut self) -> Result<u64, ConsumptionError> {
+        let now = self.sources.clock.now();
+        if let Some((mark, at)) = self.others
+            && Duration::from_nanos(now.since(at)) < INTERVAL
+        {
+            return Ok(mark);
+        }
+        let mark = consumption::others_mark(&self.store, self.sources.journal.node()).await?;
+        self.others = Some((mark, now));
+        Ok(mark)
+    }
+
+    /// Whether it is to be read, and its turn has come.
+    fn is_due(&self, reading: &Reading, version: Version) -> bool {
+        let watermark_us = self.sources.shipper.status().watermark_us;
+        if reading.needs_us() > 0 && watermark_us.is_none_or(|us| us < reading.needs_us()) {
+            return false;
+        }
+        let Some(done) = self.done.get(reading) else { return true };
+        let passed = Duration::from_nanos(self.sources.clock.now().since(done.began));
+        // Each so much slower as there are others: together they keep to their share.
+        let share = INTERVAL_PER_READING * self.done.len() as u64;
+        let pause = done.took.saturating_mul(u32::try_from(share).unwrap_or(u32::MAX));
+        done.of != Some(version.of(reading)) && passed >= INTERVAL.max(pause)
+    }
+
+    fn took(&self, reading: &Reading) -> Duration {
+        self.done.get(reading).map_or(Duration::ZERO, |done| done.took)
+    }
+
+    /// Logged when it begins.
+    fn failed(&mut self, error: &ConsumptionError) {
+        if !std::mem::replace(&mut self.failing, true) {
+            let error = with_causes(error);
+            tracing::warn!(error, "quotas were not compared with the usage database");
+        }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Owns one thread that frees the limits of clients that have not been seen for a while, and
 //! moves histogram samples into their buckets, so that memory stays bounded whoever asks for what.
-//! Each minute it lets quotas move on to their current windows.
+//! Events that were dated ahead are charged when they are due, and each minute quotas move on to their
+//! current windows.
 
 use std::io;
 use std::sync::Arc;
@@ -43,6 +44,7 @@ impl Upkeep {
             while stopped.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
                 gauge!("orbit_dynamic_keys").set(policy.sweep(clock.now()) as f64);
                 metrics.upkeep();
+                policy.charge_due(clock.unix_us());
                 if beats == 0 {
                     policy.roll(clock.unix_us());
                     gauge!("orbit_quotas_unkept").set(policy.unkept_quotas() as f64);

@@ -131,8 +131,16 @@ mod tests {
             ..Limit::default()
         };
         check_schema("Limit", &limit, &Limit::default());
-        let quota =
-            Quota { tenant: text(), used: Some(1), thresholds: Some(vec![80]), ..Quota::default() };
+        let quota = Quota {
+            tenant: text(),
+            period: Some("day"),
+            zone: text(),
+            from: text(),
+            to: text(),
+            used: Some(1),
+            thresholds: Some(vec![80]),
+            ..Quota::default()
+        };
         check_schema("Quota", &quota, &Quota::default());
     }
 

@@ -15,13 +15,18 @@ pub(super) struct Quota {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) tenant: Option<String>,
     pub(super) meter: String,
-    pub(super) period: &'static str,
+    /// As the rest of its window: not of a level, which lasts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) period: Option<&'static str>,
     /// The zone of its calendar.
-    pub(super) zone: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) zone: Option<String>,
     /// When its window began.
-    pub(super) from: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) from: Option<String>,
     /// When it starts anew.
-    pub(super) to: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) to: Option<String>,
     pub(super) limit: u64,
     /// Granted in this window on top of the limit.
     pub(super) granted: u64,
@@ -48,18 +53,19 @@ pub(super) fn standing(view: &View) -> Vec<Quota> {
 
 fn describe(view: &View, quota: &QuotaView<'_>) -> Quota {
     let seen = view.snapshot.within(view.own(), quota.tenant).is_some();
+    let window = quota.window;
     Quota {
         name: quota.name.to_owned(),
         level: quota.level.as_str(),
         tenant: seen.then(|| quota.tenant.to_owned()),
         meter: quota.meter.to_owned(),
-        period: quota.period.as_str(),
-        zone: quota.zone.to_owned(),
-        from: rfc3339(quota.start_us),
-        to: rfc3339(quota.end_us),
+        period: window.map(|window| window.period.as_str()),
+        zone: window.map(|window| window.zone.to_owned()),
+        from: window.map(|window| rfc3339(window.start_us)),
+        to: window.map(|window| rfc3339(window.end_us)),
         limit: quota.limit,
-        granted: quota.granted,
-        rolled_over: quota.rolled_over,
+        granted: window.map_or(0, |window| window.granted),
+        rolled_over: window.map_or(0, |window| window.rolled_over),
         grace: quota.grace,
         used: seen.then_some(quota.used),
         remaining: quota.remaining(),

@@ -445,6 +445,10 @@ async fn answer(request: Request<Incoming>, seen: Seen) -> Result<Response<Body>
             std::future::pending::<()>().await;
             unreachable!()
         }
+        "/store" | "/reject" => {
+            body.collect().await.map_err(std::io::Error::other)?;
+            response.status(if path == "/store" { 201 } else { 507 }).body(full(""))
+        }
         "/echo" => {
             let bytes = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
             response.body(full(bytes))

@@ -15,6 +15,7 @@ mod own;
 mod protocols;
 mod quotas;
 mod records;
+mod storage;
 mod unmetered;
 mod upstreams;
 mod watermark;

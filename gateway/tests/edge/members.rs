@@ -39,8 +39,8 @@ async fn m1_a_member_has_one_row_a_day_beside_its_first_request() {
     let members: Vec<_> = rows.iter().filter(|row| row.flags.contains(Flags::MEMBER)).collect();
     let ids: HashSet<_> = members.iter().map(|row| row.request_id).collect();
     let id = |user: &str| member_id("active_users", "acme", user.as_bytes());
-    assert_eq!(ids, HashSet::from([id("ana"), id("bo")]));
-    assert_eq!(members.len(), 2, "one row each, and none for a request without a user");
+    assert_eq!(ids, HashSet::from([id("ana"), id("bo"), id("")]));
+    assert_eq!(members.len(), 3, "one row each: who does not say is one user");
     for row in members {
         assert_eq!((row.requests, row.quantity_nano), (0, 1_000_000_000));
         assert_eq!((row.request_bytes, row.response_bytes), (0, 0));

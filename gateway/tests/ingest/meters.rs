@@ -175,14 +175,14 @@ fn data_that_says_nothing_on_its_meter_is_refused_with_the_reason() {
 }
 
 #[test]
-fn quotas_are_charged_once_for_what_is_used_and_not_for_levels() {
+fn quotas_are_charged_once_for_what_is_used_and_levels_are_as_high_as_told() {
     let home = tempfile::tempdir().unwrap();
     let node = Node::start(home.path());
     let quota = |meter| {
         format!("{{ name = \"{meter}\", meter = \"{meter}\", limit = 9, per = \"year\" }},")
     };
-    let quotas = ["tokens", "runs", "storage", "peak"].map(quota).concat();
-    let plan = format!("[[plan]]\nid = \"business\"\nquotas = [{quotas}]\n");
+    let quotas = ["tokens", "runs"].map(quota).concat();
+    let plan = format!("[[plan]]\nid = \"business\"\nstorage_gb = 1\nquotas = [{quotas}]\n");
     let policy = format!("{POLICY}{METERS}").replace("[[plan]]\nid = \"business\"\n", &plan);
     node.apply(&policy);
     let events = [
@@ -191,9 +191,14 @@ fn quotas_are_charged_once_for_what_is_used_and_not_for_levels() {
         sent("3", "runs", "acme-web", json!({ "quantity": 50 })),
         sent("4", "storage", "acme-web", json!({ "quantity": 50 })),
         sent("5", "peak", "acme-web", json!({ "quantity": 50 })),
+        sent("6", "storage", "acme", json!({ "quantity": "6.5" })),
     ];
-    assert_eq!(node.batch(&events).counts(), (5, 0, 0));
-    assert_eq!(node.batch(&events).counts(), (0, 5, 0));
+    assert_eq!(node.batch(&events).counts(), (6, 0, 0));
+    assert_eq!(node.batch(&events).counts(), (0, 6, 0));
+    let mut older = sent("7", "storage", "acme-web", json!({ "quantity": 1_000 }));
+    let second = jiff::Timestamp::from_microsecond(node.clock.unix_us() - 60_000_000).unwrap();
+    older["time"] = second.to_string().into();
+    assert_eq!(node.batch(&[older]).counts(), (1, 0, 0));
     let snapshot = node.policy.load();
     let used: Vec<(String, u64)> = snapshot
         .quotas_of("acme-web", node.clock.unix_us())
@@ -202,6 +207,6 @@ fn quotas_are_charged_once_for_what_is_used_and_not_for_levels() {
         .map(|quota| (quota.meter.to_owned(), quota.used))
         .collect();
     let of = |meter: &str| used.iter().find(|(found, _)| found == meter).unwrap().1;
-    assert_eq!([of("tokens"), of("runs"), of("storage"), of("peak")], [5, 1, 0, 0]);
+    assert_eq!([of("tokens"), of("runs"), of("storage")], [5, 1, 57], "the latest counts");
     node.stop();
 }

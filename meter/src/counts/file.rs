@@ -84,9 +84,10 @@ impl CountsFile {
         words[MARK_AT].store(USED | day, Ordering::Release);
     }
 
-    /// Notes that a slot in use was asked for.
+    /// Notes that a slot in use was in use on that day, or a later one: a clock that is wrong for a
+    /// while must not make it look old.
     pub(super) fn touch(&self, slot: usize, day: u64) {
-        self.slot(slot)[MARK_AT].store(USED | day, Ordering::Release);
+        self.slot(slot)[MARK_AT].fetch_max(USED | day, Ordering::AcqRel);
     }
 
     pub(super) fn release(&self, slot: usize) {

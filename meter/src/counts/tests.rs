@@ -27,7 +27,7 @@ fn what_was_counted_is_found_again() {
     .expect("it opens");
     assert_eq!((left.keys, began.into_inner()), (2, 5));
     assert_eq!(counts.words(7 << 64 | 9).expect("known")[2].load(Ordering::Relaxed), 5);
-    counts.sync().expect("it syncs");
+    counts.sync(101 * DAY_US).expect("it syncs");
 }
 
 #[test]
@@ -50,6 +50,23 @@ fn a_key_that_is_gone_leaves_its_slot_to_another() {
     counts.words(12).expect("known");
     let (_, left) = open(directory.path(), 100 + 41);
     assert_eq!(left.keys, 1);
+}
+
+#[test]
+fn p3_a_process_that_runs_for_months_leaves_its_counts_to_the_next() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (counts, _) = open(directory.path(), 100);
+    counts.words(1).expect("room")[0].store(7, Ordering::Relaxed);
+    for day in 100..190 {
+        counts.sync(day * DAY_US).expect("it syncs");
+    }
+    counts.words(2).expect("room")[0].store(8, Ordering::Relaxed);
+    let (counts, left) = open(directory.path(), 200);
+    assert_eq!(left.keys, 2);
+    let of = |key| counts.find(key).map(|words| words[0].load(Ordering::Relaxed));
+    assert_eq!([of(1), of(2), of(3)], [Some(7), Some(8), None]);
+    let (_, left) = open(directory.path(), 241);
+    assert_eq!(left.keys, 0, "nobody had them for too long");
 }
 
 #[test]

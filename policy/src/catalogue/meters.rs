@@ -5,9 +5,10 @@ use super::index::{Broken, Index};
 use super::products::Products;
 use crate::diagnostics::{Findings, Place};
 use crate::documents::{Located, MeterDoc, RouteDoc, Text};
+use crate::levels::MAX_LEVELS;
 use crate::meters::{
-    Aggregate, DATA_IN, DATA_OUT, MAX_DISTINCT, MAX_MEASURED, Meter, MeterId, MeterValue, built_in,
-    default_field,
+    Aggregate, DATA_IN, DATA_OUT, MAX_DISTINCT, MAX_MEASURED, Meter, MeterId, MeterValue, STORAGE,
+    built_in, default_field,
 };
 use crate::snapshot::{BitSet, Route};
 
@@ -107,6 +108,12 @@ fn meter(doc: &MeterDoc<'_>, default: Option<&Meter>, findings: &mut Findings) -
     let is_scoped = doc.apps.is_some() || doc.routes.is_some();
     if is_scoped && value == MeterValue::Event {
         findings.add(doc.place, key("routes"), "an event takes no route: no `apps`, no `routes`");
+    }
+    if id == STORAGE && aggregate != Aggregate::Gauge {
+        let message =
+            "is what `storage_gb` of plans is about, a gauge: give another meter another id";
+        let place = doc.aggregate.as_ref().map_or(doc.place, |aggregate| aggregate.place);
+        findings.add(place, key("aggregate"), message);
     }
     let fixed = default.filter(|meter| meter.is_of_columns());
     if let Some(fixed) = fixed
@@ -237,7 +244,7 @@ fn apply(
 ) {
     route.meter_id = find(defined, &route.meter).unwrap_or(MeterId(0));
     let (mut measured, mut distinct) = (Vec::new(), Vec::new());
-    for (id, Defined { meter, scope, .. }) in (0..).map(MeterId).zip(defined) {
+    for (id, Defined { meter, scope, place }) in (0..).map(MeterId).zip(defined) {
         let is_named = scope.as_ref().map(|scope| scope.contains(index));
         let applies = match meter.value {
             MeterValue::Event => false,
@@ -255,11 +262,24 @@ fn apply(
         if !applies {
             continue;
         }
+        let is_gauge = |id: &&MeterId| defined[id.0 as usize].meter.aggregate == Aggregate::Gauge;
         let (list, most) = match meter.aggregate {
             Aggregate::Distinct => (&mut distinct, MAX_DISTINCT),
             _ => (&mut measured, MAX_MEASURED),
         };
         list.push(id);
+        let gauges = list.iter().filter(is_gauge).count();
+        if is_gauge(&&id)
+            && gauges == MAX_LEVELS + 1
+            && let Some(place) = place
+        {
+            let message = format!(
+                "route `{}` would change more than {MAX_LEVELS} gauges: narrow some with `apps` or \
+                 `routes`",
+                route.id
+            );
+            findings.add(*place, format!("meter.{}.routes", meter.id), message);
+        }
         if list.len() == most + 1 {
             // The table that is one too many: the built-in ones are there anyway.
             let mut tables =
@@ -275,6 +295,13 @@ fn apply(
             }
         }
     }
+    let own = defined.get(route.meter_id.0 as usize).map(|own| own.meter.aggregate);
+    route.units = if own == Some(Aggregate::Count) { 1 } else { route.cost };
+    let volume = [DATA_IN, DATA_OUT].into_iter().filter_map(|id| find(defined, id));
+    let all = measured.iter().chain(&distinct).copied().chain(volume).chain([route.meter_id]);
+    all.for_each(|id| route.counts_on.insert(id.0));
+    let is_gauge = |id: &&MeterId| defined[id.0 as usize].meter.aggregate == Aggregate::Gauge;
+    route.levels = measured.iter().filter(is_gauge).copied().collect();
     route.measured = measured.into();
     route.distinct = distinct.into();
 }

@@ -15,11 +15,12 @@ use crate::bucket::{Bucket, Take, Terms};
 use crate::calendar::Tag;
 use crate::documents::Each;
 use crate::dynamic::{DynamicTake, Subject};
-use crate::meters::MeterId;
+use crate::levels::LevelQuota;
 use crate::quota::{self, Answer, Beyond, Entrance, Quota};
-use crate::snapshot::{Caller, Control, EVERYWHERE, RouteIndex, Slot, Snapshot};
+use crate::snapshot::{Caller, Control, EVERYWHERE, Route, RouteIndex, Slot, Snapshot};
 use crate::time::Nanos;
 
+use super::levels::Rises;
 use super::named::Named;
 use super::refusals::Refusals;
 use super::secured::{Nearest, Secured};
@@ -48,10 +49,11 @@ pub(super) struct Chain<'c, 'a> {
     shared: &'c [Slot],
     pub(super) route: RouteIndex,
     cost: u32,
-    meter: MeterId,
+    rule: &'c Route,
     guarantees: bool,
     pub(super) call: &'c Call<'a>,
     pub(super) named: &'c Named,
+    rises: &'c Rises,
 }
 
 enum Step {
@@ -78,6 +80,12 @@ enum Step {
     Newcomer,
     /// A quota is used up.
     UsedUp(quota::Exhausted),
+    /// Room is there for what a request raises a level by, or reserved.
+    Reserved,
+    /// There is no room: so much is in use.
+    NoRoom {
+        used: u64,
+    },
 }
 
 impl Snapshot {
@@ -92,7 +100,7 @@ impl<'c, 'a> Chain<'c, 'a> {
         caller: Caller,
         route: RouteIndex,
         call: &'c Call<'a>,
-        named: &'c Named,
+        (named, rises): (&'c Named, &'c Rises),
     ) -> Self {
         let rule = &snapshot.routes[route.0 as usize];
         let tenant = &snapshot.tenants[caller.tenant as usize];
@@ -103,9 +111,10 @@ impl<'c, 'a> Chain<'c, 'a> {
             guarantees: tenant.guarantees,
             route,
             cost: rule.cost,
-            meter: rule.meter_id,
+            rule,
             call,
             named,
+            rises,
         }
     }
 
@@ -148,12 +157,14 @@ impl<'c, 'a> Chain<'c, 'a> {
                 }
                 Step::Full => refusals.add(index, 0, None, true),
                 Step::UsedUp(exhausted) => refusals.add_quota(index, &exhausted, self.call),
+                Step::NoRoom { used } => self.no_room(&mut refusals, index, slot, used),
                 Step::Sealed => return Err(Walk::Stale),
                 Step::Newcomer => newcomers |= 1 << index,
                 Step::Granted { .. }
                 | Step::Entered
                 | Step::Exempt
                 | Step::Billed
+                | Step::Reserved
                 | Step::Throttled { .. } => {}
             }
         }
@@ -202,8 +213,13 @@ impl<'c, 'a> Chain<'c, 'a> {
                     billed |= 1 << index;
                     continue;
                 }
+                Step::Reserved => {
+                    taken |= 1 << index;
+                    continue;
+                }
                 Step::Exempt | Step::Newcomer => continue,
                 Step::Sealed => {}
+                Step::NoRoom { used } => self.no_room(&mut refusals, index, slot, used),
                 Step::UsedUp(exhausted) => refusals.add_quota(index, &exhausted, self.call),
                 Step::Refused { remaining, ready_at } => {
                     let ready_at = self.sooner(index, ready_at);
@@ -240,11 +256,16 @@ impl<'c, 'a> Chain<'c, 'a> {
         Walk::Admitted { entered, nearest: nearest.0, throttled, new: 0 }
     }
 
-    /// Counts the cost at quotas that did not debit it.
+    /// Whether the request is debited at a quota as it is admitted, and not charged for later.
+    fn debits(&self, quota: &Quota) -> bool {
+        quota.rules.meter == self.rule.meter_id
+    }
+
+    /// Counts the request at quotas that did not debit it.
     fn count_beyond(&self, slots: u64) {
         for (_, slot) in self.slots().filter(|(index, _)| slots >> index & 1 == 1) {
-            if let Some(quota) = slot.quota_here().filter(|quota| quota.rules.meter == self.meter) {
-                quota.add(self.cost.into(), self.call.unix_us);
+            if let Some(quota) = slot.quota_here().filter(|quota| self.debits(quota)) {
+                quota.count(self.rule.units.into(), self.call.unix_us);
             }
         }
     }
@@ -295,6 +316,7 @@ impl<'c, 'a> Chain<'c, 'a> {
                 }
             }
             Control::Quota(quota) => self.quota(quota, look),
+            Control::Level(quota) => self.level(quota, look),
             Control::Each { each, limit, terms } => {
                 let Some(subject) = self.subject(*each, *limit) else { return Step::Exempt };
                 let key = (*limit, subject);
@@ -314,7 +336,11 @@ impl<'c, 'a> Chain<'c, 'a> {
         if quota.set().is_some() {
             return self.member(quota, look);
         }
-        match quota.ask((self.meter, self.cost), self.call.unix_us, look) {
+        if !self.rule.counts_on.contains(quota.rules.meter.0) {
+            return Step::Exempt;
+        }
+        let units = self.debits(quota).then_some(self.rule.units);
+        match quota.ask(units, self.call.unix_us, look) {
             Answer::Granted { tag, remaining } => Step::Granted { before: tag.0.into(), remaining },
             Answer::Open => Step::Exempt,
             Answer::Billed => Step::Billed,
@@ -322,6 +348,24 @@ impl<'c, 'a> Chain<'c, 'a> {
             Answer::Stale => Step::Sealed,
             Answer::Throttled if self.cost == 0 => Step::Exempt,
             Answer::Throttled => self.throttle(quota, look),
+        }
+    }
+
+    fn level(&self, quota: &LevelQuota, look: bool) -> Step {
+        let rise = self.rises.of(self.rule, quota.meter);
+        if rise == 0 {
+            return Step::Exempt;
+        }
+        match quota.ask(rise, look) {
+            Ok(()) if quota.reserves(rise) => Step::Reserved,
+            Ok(()) => Step::Exempt,
+            Err(used) => Step::NoRoom { used },
+        }
+    }
+
+    fn no_room(&self, refusals: &mut Refusals, index: u8, slot: &Slot, used: u64) {
+        if let Some(quota) = slot.level_here() {
+            refusals.add_level(index, quota, self.rises.of(self.rule, quota.meter), used);
         }
     }
 
@@ -401,7 +445,8 @@ impl<'c, 'a> Chain<'c, 'a> {
                     guarantee.bucket.put_back(guarantee.terms, self.cost, now, before);
                 }
                 Control::Gauge { gauge, .. } => gauge.leave(),
-                Control::Quota(quota) => quota.put_back(Tag(before as u16), self.cost),
+                Control::Quota(quota) => quota.put_back(Tag(before as u16), self.rule.units),
+                Control::Level(quota) => quota.give_back(self.rises.of(self.rule, quota.meter)),
                 Control::Each { each, limit, terms } => {
                     if let Some(subject) = self.subject(*each, *limit) {
                         let key = (*limit, subject);

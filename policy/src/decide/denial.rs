@@ -100,11 +100,16 @@ impl Denial {
         Some(self.snapshot.view(self.snapshot.slot(caller, limited.slot)))
     }
 
-    /// The meter and period of the quota that holds longest, if one refused or throttles.
-    pub fn quota(&self) -> Option<(&str, Period)> {
+    /// The meter and period of the quota that holds longest, if one refused or throttles; a level has
+    /// no period.
+    pub fn quota(&self) -> Option<(&str, Option<Period>)> {
         let (limited, caller) = self.reason.limited().zip(self.caller)?;
-        let quota = self.snapshot.slot(caller, limited.slot).quota_here()?;
-        Some((&self.snapshot.meter(quota.rules.meter).id, quota.period()))
+        let slot = self.snapshot.slot(caller, limited.slot);
+        let (meter, period) = match (slot.quota_here(), slot.level_here()) {
+            (Some(quota), _) => (quota.rules.meter, Some(quota.period())),
+            (None, level) => (level?.meter, None),
+        };
+        Some((&self.snapshot.meter(meter).id, period))
     }
 
     /// Every limit and quota that would have refused, narrowest first.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use loom::thread;
 
-use super::{Call, Decision};
+use super::{Body, Call, Decision};
 use crate::snapshot::LimitState;
 use crate::{ApiKey, Nanos, Policy, PolicySettings, Snapshot, Source};
 
@@ -74,6 +74,7 @@ fn try_granted(snapshot: &Arc<Snapshot>, key: &ApiKey) -> Option<u64> {
         path: "/",
         method: "GET",
         client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        body: Body::None,
         header: &|_| None,
         now: Nanos(0),
         unix_us: 0,
@@ -210,8 +211,8 @@ fn p1_p3_a_reload_amid_borrowing_loses_and_forgives_nothing() {
         .collect();
     loom::model(move || {
         let old = snapshot(&before);
-        let memory = crate::quota::InMemory::default();
-        let new = crate::catalogue::build(&after, 0, Some(&old), &old.dynamic, Some(&memory));
+        let levels = crate::levels::Levels::new(crate::quota::InMemory::shared(), 0);
+        let new = crate::catalogue::build(&after, 0, Some(&old), &old.dynamic, Some(&levels));
         let new = Arc::new(new.unwrap_or_else(|found| panic!("{found}")));
         let in_flight = {
             let (old, new, keys) = (Arc::clone(&old), Arc::clone(&new), Arc::clone(&keys));

@@ -8,7 +8,8 @@ use crate::members::{Entry, Member, member_id};
 use crate::meters::{MAX_DISTINCT, Meter, MeterId, MeterValue};
 use crate::snapshot::{Route, Snapshot, Tenant};
 
-const HOUR_US: i64 = 60 * 60 * 1_000_000;
+/// Midnight is on one in every zone.
+const QUARTER_US: i64 = 15 * 60 * 1_000_000;
 
 /// The members a request is, by the place of their meter in its route's list.
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,15 +47,19 @@ impl Named {
             let meter = snapshot.meter(*meter);
             let mut text = AddressText { bytes: [0; 45], len: 0 };
             let name = match &meter.value {
+                // Who does not say is the user with the empty name, so that leaving the header out
+                // gains nothing.
                 MeterValue::EndUser => {
                     let header = snapshot.apps[route.app as usize].end_user_header.as_deref();
-                    header.and_then(|header| (call.header)(header))
+                    header.map(|header| (call.header)(header).unwrap_or_default())
                 }
-                MeterValue::RequestHeader(header) => (call.header)(header),
+                MeterValue::RequestHeader(header) => {
+                    (call.header)(header).filter(|name| !name.is_empty())
+                }
                 MeterValue::ClientIp => Some(text.of(call.client)),
                 _ => None,
             };
-            if let Some(name) = name.filter(|name| !name.is_empty()) {
+            if let Some(name) = name {
                 named.ids[place] = member_id(&meter.id, tenant.root(), name);
                 named.is_named |= 1 << place;
             }
@@ -88,8 +93,10 @@ impl Named {
         let (tenant_hash, day) = if is_named == 0 {
             (0, 0)
         } else {
-            let day_us = tenant.days.window(unix_us).start_us;
-            (snapshot.hasher.hash_one(&*tenant.id), (day_us / HOUR_US).unsigned_abs() as u32)
+            // The last midnight of any of them tells which days it is in all of them.
+            let midnights = tenant.days.iter().map(|days| days.window(unix_us).start_us);
+            let day_us = midnights.max().unwrap_or(0);
+            (snapshot.hasher.hash_one(&*tenant.id), (day_us / QUARTER_US).unsigned_abs() as u32)
         };
         let all = route.distinct.iter().zip(ids).enumerate();
         all.filter(move |(place, _)| is_named >> place & 1 == 1).map(move |(place, (meter, id))| {

@@ -30,7 +30,7 @@ impl Chain<'_, '_> {
             }
         }
         drop(turn);
-        quotas(changed).for_each(|(_, quota)| quota.add(1, self.call.unix_us));
+        quotas(changed).for_each(|(_, quota)| _ = quota.count(1, self.call.unix_us));
         walk
     }
 }

@@ -1,6 +1,7 @@
 //! What one walk along a chain was refused by.
 
 use super::{Call, Exhausted, Limited, Reason};
+use crate::levels::LevelQuota;
 use crate::quota;
 use crate::time::Nanos;
 
@@ -25,7 +26,8 @@ impl Refusals {
     }
 
     pub(super) fn add_quota(&mut self, slot: u8, quota: &quota::Exhausted, call: &Call<'_>) {
-        let ends_in_us = quota.ends_us.saturating_sub(call.unix_us).max(0).cast_unsigned();
+        let ends_us = quota.ends_us.unwrap_or(i64::MAX);
+        let ends_in_us = ends_us.saturating_sub(call.unix_us).max(0).cast_unsigned();
         let never = quota.never;
         let ready_at = (!never).then(|| call.now.plus(ends_in_us.saturating_mul(1_000)));
         let remaining = quota.limit.saturating_sub(quota.used);
@@ -33,11 +35,24 @@ impl Refusals {
         self.note(limited, Some(*quota));
     }
 
+    pub(super) fn add_level(&mut self, slot: u8, quota: &LevelQuota, rise: u64, used: u64) {
+        let (limit, never) = (quota.limit, quota.is_too_much(rise));
+        let remaining = limit.saturating_sub(used);
+        let (violated, ready_at, concurrency) = (0, None, false);
+        let limited = Limited { slot, violated, remaining, ready_at, concurrency, never };
+        self.note(limited, Some(quota::Exhausted { used, limit, ends_us: None, never }));
+    }
+
     fn note(&mut self, limited: Limited, quota: Option<quota::Exhausted>) {
         self.violated |= 1 << limited.slot;
-        // Never outlasts any instant, any instant outlasts a permit that may be free at once.
-        let rank = |l: &Limited| (l.never, l.ready_at);
-        if self.longest.as_ref().is_none_or(|(longest, _)| rank(&limited) > rank(longest)) {
+        // Never outlasts a level, which has no end; that any instant, and any instant a permit that
+        // may be free at once.
+        let rank = |limited: &Limited, quota: &Option<quota::Exhausted>| {
+            let is_level = quota.as_ref().is_some_and(|quota| quota.ends_us.is_none());
+            (limited.never, is_level, limited.ready_at)
+        };
+        let new = rank(&limited, &quota);
+        if self.longest.as_ref().is_none_or(|(longest, quota)| new > rank(longest, quota)) {
             self.longest = Some((limited, quota));
         }
     }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::{Call, Decision, Denial, Reason};
+use super::{Body, Call, Decision, Denial, Reason};
 use crate::keys::ApiKey;
 use crate::quota::InMemory;
 use crate::snapshot::GrantedBy;
@@ -47,6 +47,7 @@ impl Ask {
             path: &self.path,
             method: "GET",
             client: self.client,
+            body: Body::None,
             header: if self.user.is_some() { &|_| Some(b"someone") } else { &|_| None },
             now: Nanos(self.now),
             unix_us: self.now.cast_signed() / 1_000,

@@ -6,6 +6,7 @@ use super::limit::{LimitKind, PERIODS, bucket};
 use crate::bucket::Terms;
 use crate::calendar::Period;
 use crate::diagnostics::Place;
+use crate::meters::STORAGE;
 use crate::quota::AtLimit;
 
 /// The largest limit, grant or roll-over: what is counted stays far below the end of a count.
@@ -18,14 +19,16 @@ pub(crate) struct QuotaDoc<'i> {
     pub(crate) name: Located<Text<'i>>,
     pub(crate) meter: Located<Text<'i>>,
     pub(crate) limit: u64,
-    pub(crate) per: Period,
+    /// Not of a gauge, and of any other meter: what it is of is known later.
+    pub(crate) per: Option<Located<Period>>,
     /// Percent of the limit, in order.
     pub(crate) thresholds: Vec<u16>,
-    pub(crate) at_limit: AtLimit,
+    pub(crate) at_limit: Located<AtLimit>,
     /// The rate beyond the limit, for [`AtLimit::ThrottleTo`].
     pub(crate) throttle: Option<Terms>,
     pub(crate) grace: u64,
-    pub(crate) roll_over: u64,
+    pub(crate) roll_over: Option<Located<u64>>,
+    pub(crate) place: Place,
 }
 
 /// A one-off addition to a quota of a tenant.
@@ -59,18 +62,32 @@ pub(super) fn quotas<'i>(fields: &mut Fields<'_, 'i, '_>) -> Vec<QuotaDoc<'i>> {
 impl QuotaDoc<'static> {
     /// What a plan's `users` stands for, but for its limit.
     pub(crate) fn of_users() -> QuotaDoc<'static> {
-        let text =
-            |text| Located { value: Text::Borrowed(text), place: Place { file: 0, byte: 0 } };
+        QuotaDoc::of_figure("users", "active_users", Some(Period::Month))
+    }
+
+    /// What a plan's `storage_gb` stands for, but for its limit.
+    pub(crate) fn of_storage() -> QuotaDoc<'static> {
+        QuotaDoc::of_figure("storage", STORAGE, None)
+    }
+
+    fn of_figure(
+        name: &'static str,
+        meter: &'static str,
+        per: Option<Period>,
+    ) -> QuotaDoc<'static> {
+        let place = Place { file: 0, byte: 0 };
+        let text = |text| Located { value: Text::Borrowed(text), place };
         QuotaDoc {
-            name: text("users"),
-            meter: text("active_users"),
+            name: text(name),
+            meter: text(meter),
             limit: 0,
-            per: Period::Month,
+            per: per.map(|value| Located { value, place }),
             thresholds: vec![80, 95],
-            at_limit: AtLimit::Block,
+            at_limit: Located { value: AtLimit::Block, place },
             throttle: None,
             grace: 0,
-            roll_over: 0,
+            roll_over: None,
+            place,
         }
     }
 }
@@ -81,18 +98,21 @@ impl<'i> QuotaDoc<'i> {
         let meter = fields.required_text("meter");
         fields.require("limit");
         let limit = fields.integer("limit", 0, MAX_UNITS).map(|limit| limit.value);
-        fields.require("per");
-        let per = fields.word("per", WINDOWS).map(|per| per.value);
+        if meter.is_none() {
+            fields.require("per");
+        }
+        let per = fields.word("per", WINDOWS);
         let thresholds = fields.integers("thresholds", 1, MAX_PERCENT).unwrap_or_default();
         if let Some(pair) = thresholds.windows(2).find(|pair| pair[0].value >= pair[1].value) {
             fields.find(pair[1].place, "thresholds", "thresholds go up");
         }
-        let at_limit = fields.word("at_limit", AT_LIMIT).map_or(AtLimit::Block, |word| word.value);
+        let place = fields.place;
+        let block = Located { value: AtLimit::Block, place };
+        let at_limit = fields.word("at_limit", AT_LIMIT).unwrap_or(block);
         let throttle = fields.table("throttle", throttle);
         let grace = fields.amount("grace", MAX_UNITS);
-        let roll_over = fields.integer("roll_over", 0, MAX_UNITS).map_or(0, |units| units.value);
-        let place = fields.place;
-        match (at_limit, &throttle) {
+        let roll_over = fields.integer("roll_over", 0, MAX_UNITS);
+        match (at_limit.value, &throttle) {
             (AtLimit::ThrottleTo, None) if !fields.has_failed() => {
                 let message = "throttle_to needs throttle = { rate = .., per = .., burst = .. }";
                 fields.find(place, "throttle", message);
@@ -103,11 +123,11 @@ impl<'i> QuotaDoc<'i> {
             }
             _ => {}
         }
-        if let (AtLimit::AllowAndBill, Some(grace)) = (at_limit, &grace) {
+        if let (AtLimit::AllowAndBill, Some(grace)) = (at_limit.value, &grace) {
             fields.find(grace.place, "grace", "does not go with allow_and_bill, which never ends");
         }
         let clean = fields.finish();
-        let (name, meter, limit, per) = (name?, meter?, limit?, per?);
+        let (name, meter, limit) = (name?, meter?, limit?);
         let grace = match grace.map(|grace| grace.value) {
             None => 0,
             Some(Amount::Number(units)) => units,
@@ -124,6 +144,7 @@ impl<'i> QuotaDoc<'i> {
             throttle,
             grace,
             roll_over,
+            place,
         })
     }
 }

@@ -176,6 +176,28 @@ fn windows_that_are_over_are_freed_and_sets_in_use_stay() {
 }
 
 #[test]
+fn p3_a_window_that_begins_while_the_one_before_is_freed_loses_nobody() {
+    let members = Members::new(&[8; 16]);
+    let set = members.set(1);
+    let now_us = month(0).end_us() + LATE_US;
+    for round in 0..200 {
+        // As it was in the window before.
+        set.table.store(Some(Arc::new(Table::of(month(0), members.seed, user(0)))));
+        std::thread::scope(|scope| {
+            let turn = members.turn([&*set]);
+            scope.spawn(|| members.sweep(now_us));
+            // Until the other one is at it, and most likely waits for the turn.
+            while members.sets.try_lock().is_ok() {
+                std::thread::yield_now();
+            }
+            (0..100).for_each(|_| std::thread::yield_now());
+            assert!(turn.insert(&asked(&set, 1, 1, Some(9))));
+        });
+        assert_eq!(set.count(month(1)).members, 1, "round {round}");
+    }
+}
+
+#[test]
 fn p1_sixteen_threads_let_in_exactly_the_cap_at_every_level() {
     const CAP: u64 = 50;
     let members = Members::new(&[7; 16]);

@@ -11,8 +11,12 @@
 //!
 //! A word whose tag is not that of `live` counts as 0, so a window passes by one compare-and-swap
 //! of `live`, by whoever comes first; that one then writes the rest. Until it has, the new window
-//! has less to give than it will, never more (**P1**). A counter never goes back: what comes late,
-//! with an instant of a window that is over, counts in the newer one.
+//! has less to give than it will, never more (**P1**). A counter never goes back: a request that
+//! comes late, with an instant of a window that is over, takes in the newer one, and what is only
+//! counted is added to what was used in the window before.
+//!
+//! A counter that another one takes over from is *sealed*: `live` then is a word of no window, and
+//! whoever meets it asks the other one. So no unit is counted at neither of them or at both.
 //!
 //! Counts stop at 2^52 - 1 and never run into the tag.
 
@@ -24,6 +28,9 @@ pub type Words = [AtomicU64; 4];
 
 /// The largest count.
 pub const MAX_COUNT: u64 = (1 << 52) - 1;
+
+/// `live` of a counter that another one took over from. No window has the tag 0.
+const SEALED: u64 = 1;
 
 const LIVE: usize = 0;
 const BASE: usize = 1;
@@ -67,6 +74,17 @@ pub(crate) enum Take {
         remaining: u64,
     },
     Refused(Reading),
+    /// Another counter took over.
+    Sealed,
+}
+
+/// What is only counted, whatever the limit: what came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Added {
+    /// It is counted, or its window is long over.
+    Done,
+    /// Another counter took over.
+    Sealed,
 }
 
 /// A counter as it stands.
@@ -76,6 +94,14 @@ pub(crate) struct Reading {
     pub(crate) live: u64,
     pub(crate) base: u64,
     pub(crate) extra: u64,
+}
+
+/// What a sealed counter leaves to the one that takes over.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Heritage {
+    pub(crate) reading: Reading,
+    /// The word.
+    previous: u64,
 }
 
 impl Reading {
@@ -132,25 +158,30 @@ impl Counter<'_> {
     }
 
     /// Moves on to the window of `entry` unless the counter is there, or further, already. The word
-    /// `live` then.
-    fn enter(self, entry: &Entry<'_>) -> u64 {
+    /// `live` then; `None`: it is sealed.
+    fn enter(self, entry: &Entry<'_>) -> Option<u64> {
         let mut live = self.load(LIVE);
-        while live == 0 || entry.tag.is_after(tag_of(live)) {
+        loop {
+            if live == SEALED {
+                return None;
+            }
+            if live != 0 && !entry.tag.is_after(tag_of(live)) {
+                return Some(live);
+            }
             let closed = self.reading(live);
             let next = pack(entry.tag, 0);
             match self.0[LIVE].compare_exchange(live, next, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) if live == 0 => return next,
+                Ok(_) if live == 0 => return Some(next),
                 Ok(_) => {
                     let closed =
                         Closed { tag: closed.tag, used: closed.used(), extra: closed.extra };
                     self.write_newer(EXTRA, pack(entry.tag, (entry.left_over)(&closed)));
-                    self.write_newer(PREVIOUS, pack(closed.tag, closed.used));
-                    return self.load(LIVE);
+                    self.add_previous(closed.tag, closed.used);
+                    live = self.load(LIVE);
                 }
                 Err(seen) => live = seen,
             }
         }
-        live
     }
 
     /// Who is late with an older window leaves what a newer one has written.
@@ -159,21 +190,24 @@ impl Counter<'_> {
         let _stays = self.0[word].fetch_update(Ordering::AcqRel, Ordering::Acquire, newer);
     }
 
-    /// The counter in the window of `entry`, or in a newer one.
+    /// The counter in the window of `entry`, or in a newer one. A sealed one has counted nothing.
     pub(crate) fn read(self, entry: &Entry<'_>) -> Reading {
         let live = self.enter(entry);
-        self.reading(live)
+        live.map_or_else(|| self.reading(pack(entry.tag, 0)), |live| self.reading(live))
     }
 
     /// What [`take`](Self::take) would answer; takes nothing.
     pub(crate) fn look(self, entry: &Entry<'_>, cost: u64) -> Take {
-        entry.judge(self.read(entry), cost)
+        match self.enter(entry) {
+            Some(live) => entry.judge(self.reading(live), cost),
+            None => Take::Sealed,
+        }
     }
 
     /// Takes `cost`, all or nothing.
     pub(crate) fn take(self, entry: &Entry<'_>, cost: u64) -> Take {
         loop {
-            let live = self.enter(entry);
+            let Some(live) = self.enter(entry) else { return Take::Sealed };
             let take = entry.judge(self.reading(live), cost);
             if matches!(take, Take::Refused(_)) || self.replace(LIVE, live, plus(live, cost)) {
                 return take;
@@ -181,17 +215,53 @@ impl Counter<'_> {
         }
     }
 
-    /// Counts `amount`, whatever the limit.
-    pub(crate) fn add(self, entry: &Entry<'_>, amount: u64) {
+    /// Counts `amount` in the window of `entry`, whatever the limit.
+    pub(crate) fn add(self, entry: &Entry<'_>, amount: u64) -> Added {
         loop {
-            let live = self.enter(entry);
+            let Some(live) = self.enter(entry) else { return Added::Sealed };
+            if tag_of(live) != entry.tag {
+                self.add_previous(entry.tag, amount);
+                return Added::Done;
+            }
             if self.replace(LIVE, live, plus(live, amount)) {
-                return;
+                return Added::Done;
             }
         }
     }
 
-    /// Undoes a take that counted in the window `tag` (**P2**), also when that window is over.
+    /// Counts `amount` as [`add`](Self::add), but among what was not counted here: the next
+    /// [`set_base`](Self::set_base) knows better.
+    pub(crate) fn add_base(self, entry: &Entry<'_>, amount: u64) -> Added {
+        let Some(live) = self.enter(entry) else { return Added::Sealed };
+        if tag_of(live) != entry.tag {
+            self.add_previous(entry.tag, amount);
+            return Added::Done;
+        }
+        self.change_base(entry.tag, |count| count.saturating_add(amount));
+        Added::Done
+    }
+
+    /// Of a window that the base is not of yet it is 0.
+    fn change_base(self, tag: Tag, change: impl Fn(u64) -> u64) {
+        let changed = |old: u64| {
+            let count = if tag_of(old) == tag { count_of(old) } else { 0 };
+            Some(pack(tag, change(count)))
+        };
+        let _always = self.0[BASE].fetch_update(Ordering::AcqRel, Ordering::Acquire, changed);
+    }
+
+    /// Notes what was used in a window before the current one, unless a later one is noted.
+    fn add_previous(self, tag: Tag, amount: u64) {
+        let more = |old: u64| match tag_of(old) {
+            same if same == tag => Some(plus(old, amount)),
+            older if old == 0 || tag.is_after(older) => Some(pack(tag, amount)),
+            _ => None,
+        };
+        let _long_over = self.0[PREVIOUS].fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
+    }
+
+    /// Undoes a take that counted in the window `tag` (**P2**), also when that window is over. What
+    /// another counter took over stays taken.
     pub(crate) fn put_back(self, tag: Tag, cost: u64) {
         for word in [LIVE, PREVIOUS] {
             let less = |old: u64| {
@@ -203,27 +273,60 @@ impl Counter<'_> {
         }
     }
 
-    /// Says what everything but this process used in the window the counter is in. False: it is in
-    /// another one than `tag`'s.
-    pub(crate) fn set_base(self, tag: Tag, amount: u64) -> bool {
+    /// Says what everything but this process used in the window the counter is in, as of a moment at
+    /// which the base was `before`: what was [added](Self::add_base) to it since comes on top. False:
+    /// the counter is in another window than `tag`'s.
+    pub(crate) fn set_base(self, tag: Tag, amount: u64, before: u64) -> bool {
         let is_in = tag_of(self.load(LIVE)) == tag;
         if is_in {
-            self.0[BASE].store(pack(tag, amount), Ordering::Release);
+            let since = |count: u64| count.saturating_sub(before);
+            self.change_base(tag, |count| amount.saturating_add(since(count)));
         }
         is_in
     }
 
-    /// Counts at least what another counter has counted in its window (**P3**). Both have been read
-    /// for the same instant.
-    pub(crate) fn take_over(self, from: &Reading) {
-        let tag = tag_of(self.load(LIVE));
-        for (word, count) in [(LIVE, from.live), (BASE, from.base)] {
-            let more = |old: u64| {
-                let counts = tag_of(old) == tag;
-                let is_more = if counts { count > count_of(old) } else { word == BASE };
-                is_more.then(|| pack(tag, count))
+    /// Makes what was counted here part of the base: the sum stays the same, and nothing is counted
+    /// here yet. While it does, a unit may count twice, never not at all.
+    pub(crate) fn fold(self) {
+        let live = self.load(LIVE);
+        let (tag, count) = (tag_of(live), count_of(live));
+        if live == SEALED {
+            // Taken over by a counter that is not there any more.
+            self.0[LIVE].store(0, Ordering::Release);
+        } else if count > 0 {
+            self.change_base(tag, |base| base.saturating_add(count));
+            self.put_back(tag, count);
+        }
+    }
+
+    /// Ends counting here, in the window of `entry`. What it counted stays known here, should it ever
+    /// count again.
+    pub(crate) fn seal(self, entry: &Entry<'_>) -> Heritage {
+        loop {
+            let Some(live) = self.enter(entry) else {
+                return Heritage { reading: self.read(entry), previous: self.load(PREVIOUS) };
             };
-            let _stays = self.0[word].fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
+            if self.replace(LIVE, live, SEALED) {
+                let reading = self.reading(live);
+                self.change_base(reading.tag, |base| base.saturating_add(reading.live));
+                return Heritage { reading, previous: self.load(PREVIOUS) };
+            }
+        }
+    }
+
+    /// Counts at least what another counter has counted in its window (**P3**), and nothing of its own
+    /// yet. Both are in the window of the same instant, which are one if `is_same_window`: then what
+    /// was rolled over and the window before are those of the other one.
+    pub(crate) fn take_over(self, from: &Heritage, entry: &Entry<'_>, is_same_window: bool) {
+        if self.load(LIVE) == SEALED {
+            self.0[LIVE].store(0, Ordering::Release);
+        }
+        let tag = self.read(entry).tag;
+        self.fold();
+        self.change_base(tag, |base| base.max(from.reading.used()));
+        if is_same_window {
+            self.0[EXTRA].store(pack(tag, from.reading.extra), Ordering::Release);
+            self.0[PREVIOUS].store(from.previous, Ordering::Release);
         }
     }
 
@@ -248,14 +351,7 @@ fn plus(word: u64, amount: u64) -> u64 {
 /// Only for words nobody uses yet. Dying in between counts twice what that process counted, until
 /// `base` is set again; it never forgets.
 pub fn begin_process(words: &Words) {
-    let counter = Counter(words);
-    let live = counter.load(LIVE);
-    let (tag, count) = (tag_of(live), count_of(live));
-    if count > 0 {
-        let base = counter.count_in(BASE, tag).saturating_add(count);
-        words[BASE].store(pack(tag, base), Ordering::Release);
-        words[LIVE].store(pack(tag, 0), Ordering::Release);
-    }
+    Counter(words).fold();
 }
 
 #[cfg(all(test, loom))]

@@ -87,14 +87,14 @@ impl Quota {
             (Seen::Full, _) => Entrance::Refused(Exhausted {
                 used: set.count(span).members,
                 limit: allowed,
-                ends_us: window.end_us,
+                ends_us: Some(window.end_us),
                 never: cap == 0,
             }),
         }
     }
 
     /// Lets a member in, in a turn for its set. Returns whether that changed anything: then one is
-    /// to be [added](Self::add), when the turn is over, as adding may wait for somebody else's turn.
+    /// to be [counted](Self::count), when the turn is over, as that may wait for somebody else's turn.
     pub(crate) fn let_in(&self, turn: &Turn<'_>, member: Member, unix_us: i64) -> bool {
         let Some(set) = self.set() else { return false };
         let window = self.rules.calendar.window(unix_us);
@@ -103,20 +103,30 @@ impl Quota {
         turn.insert(&Asked { set, span: span(&window), member, cap })
     }
 
-    /// Counts a member whatever the limit, for what did not pass the edge; not where the quota is in a
-    /// newer window.
-    pub(crate) fn count_member(self: &Arc<Self>, member: Member, unix_us: i64) {
+    /// Counts a member whatever the limit, for what did not pass this edge; not where the quota is in a
+    /// newer window. `is_sketched`: it is one of those that make a sketch of more.
+    pub(crate) fn count_member(self: &Arc<Self>, member: Member, unix_us: i64, is_sketched: bool) {
         let quota = self.current();
         let Some(Distinct { members, set }) = quota.distinct.get() else { return };
         let (window, reading, _) = quota.read(unix_us);
-        if reading.tag != window.tag || members.knows(set, span(&window), member) {
+        let span = span(&window);
+        let count = || set.count(span);
+        let is_known = members.knows(set, span, member) && (!is_sketched || count().estimated);
+        if reading.tag != window.tag || is_known {
             return;
         }
+        let before = count().members;
         let turn = members.turn([&**set]);
-        let is_new = quota.let_in(&turn, member, unix_us);
+        if is_sketched {
+            turn.sketch(set, span, member);
+        } else {
+            quota.let_in(&turn, member, unix_us);
+        }
         drop(turn);
-        if is_new {
-            quota.add(1, unix_us);
+        // The counter follows the set.
+        let more = count().members.saturating_sub(before);
+        if more > 0 {
+            quota.count(more, unix_us);
         }
     }
 

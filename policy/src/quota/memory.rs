@@ -1,4 +1,5 @@
-//! Where counts of quotas live: memory that is handed in, so that this crate does no I/O.
+//! Where counts of quotas and levels of gauges live: memory that is handed in, so that this crate
+//! does no I/O.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,8 +10,8 @@ use super::counter::Words;
 
 /// Memory for counters. What it hands out stays where it is for the life of the process.
 ///
-/// A count is known by a key made of its owner, its name and its calendar, the same in every
-/// process. An implementation that keeps words over a restart hands out what was in them, after
+/// A count is known by a key made of its owner, its name, its meter and its calendar, a level by one
+/// of its tenant and its meter; it is the same in every process. An implementation that keeps words over a restart hands out what was in them, after
 /// [`begin_process`](super::begin_process). Words nobody used for 40 days must come back as zeros:
 /// tags of hours compare rightly for 42.
 pub trait Memory: fmt::Debug + Send + Sync {
@@ -18,6 +19,9 @@ pub trait Memory: fmt::Debug + Send + Sync {
     /// is no room; the quota then counts in the process's own memory, see
     /// [`Policy::unkept_quotas`](crate::Policy::unkept_quotas).
     fn words(&self, key: u128) -> Option<&'static Words>;
+
+    /// The words of a key that has some.
+    fn find(&self, key: u128) -> Option<&'static Words>;
 
     /// Says which keys are in use; words of all others may be given to other keys. Called once, when
     /// the first documents of a process are in force: what is taken out of the documents while a
@@ -53,6 +57,10 @@ impl Memory for InMemory {
     fn words(&self, key: u128) -> Option<&'static Words> {
         let mut words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
         Some(*words.entry(key).or_insert_with(leaked))
+    }
+
+    fn find(&self, key: u128) -> Option<&'static Words> {
+        self.words.lock().unwrap_or_else(PoisonError::into_inner).get(&key).copied()
     }
 
     fn retain(&self, _in_use: &dyn Fn(u128) -> bool) {}

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::*;
 use crate::decide::tests::hash_of;
 use crate::keys::tests::key_text;
-use crate::{Call, Decision, Nanos, Policy, PolicySettings, Reason, Source};
+use crate::{Body, Call, Decision, Nanos, Policy, PolicySettings, Reason, Source};
 
 const HOUR_US: i64 = 3_600_000_000;
 /// 2026-11-10T12:00:00Z
@@ -81,8 +81,12 @@ fn policy(plan: &str, holding: &str, team: &str) -> Policy {
 }
 
 fn apply(policy: &Policy, text: &str) {
+    apply_at(policy, text, NOON_US);
+}
+
+fn apply_at(policy: &Policy, text: &str, unix_us: i64) {
     policy
-        .apply(&source(text), crate::Reading::default)
+        .apply(&source(text), || crate::Reading { mono: Nanos(0), unix_us })
         .unwrap_or_else(|diagnostics| panic!("{diagnostics}"));
 }
 
@@ -94,6 +98,7 @@ fn ask(policy: &Policy, path: &str, unix_us: i64) -> Decision {
         path,
         method: "GET",
         client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        body: Body::None,
         header: &|_| None,
         now: Nanos(0),
         unix_us,
@@ -130,11 +135,11 @@ fn p1_each_level_refuses_at_the_next_unit_and_says_what_is_used_up() {
         assert_eq!((exhausted.used, exhausted.limit, exhausted.limited.remaining), (7, 7, 0));
         // Midnight of the 1st of December in Sao Paulo.
         let resets_us = 1_796_094_000_000_000;
-        assert_eq!(exhausted.resets_us, resets_us);
+        assert_eq!(exhausted.resets_us, Some(resets_us));
         let wait = u64::try_from(resets_us - NOON_US).expect("later") * 1_000;
         assert_eq!(exhausted.limited.ready_at, Some(Nanos(wait)));
         assert_eq!(denial.limit().map(|limit| limit.level.as_str()), Some(level));
-        assert_eq!(denial.quota(), Some(("api_calls", Period::Month)));
+        assert_eq!(denial.quota(), Some(("api_calls", Some(Period::Month))));
         let violated: Vec<_> = denial.violated().map(|limit| limit.name.to_owned()).collect();
         assert_eq!(violated, [format!("{level}/calls")]);
         // P2: the three at the other levels are as they were.
@@ -162,12 +167,70 @@ fn a_quota_of_another_meter_is_charged_later_and_refuses_the_next() {
     let policy = policy(bytes, &format!("quotas = [{bytes}]"), "");
     let Decision::Admit(admission) = ask(&policy, "/", NOON_US) else { panic!("refused") };
     let meter = |id| admission.permit.snapshot().meter_id(id).expect("a meter");
-    admission.permit.charge(meter("data_in"), 999);
-    admission.permit.charge(meter("data_out"), 5_000);
+    policy.charge(&admission.permit, meter("data_in"), 999, NOON_US);
+    policy.charge(&admission.permit, meter("data_out"), 5_000, NOON_US);
     let Decision::Admit(last) = ask(&policy, "/", NOON_US) else { panic!("refused") };
-    last.permit.charge(meter("data_in"), 50);
+    policy.charge(&last.permit, meter("data_in"), 50, NOON_US);
     assert!(matches!(ask(&policy, "/", NOON_US), Decision::Deny(_)));
     assert_eq!(used(&policy, "bytes", NOON_US), 1_049, "what flowed is counted beyond the limit");
+}
+
+#[test]
+fn a_quota_refuses_only_where_its_meter_counts() {
+    let used_up =
+        |meter| format!(r#"{{ name = "{meter}", meter = "{meter}", limit = 0, per = "day" }}"#);
+    let meters = r#"
+[[meter]]
+id = "weight"
+aggregate = "sum"
+value = "request_header:x-weight"
+routes = ["three"]
+[[meter]]
+id = "told"
+aggregate = "sum"
+value = "event"
+[[meter]]
+id = "devices"
+aggregate = "distinct"
+value = "request_header:x-device"
+routes = ["free"]
+"#;
+    let paths = ["/", "/three", "/free", "/report"];
+    for (meter, refused) in [
+        ("api_calls", &["/", "/three"][..]),
+        ("reports", &["/report"]),
+        ("weight", &["/three"]),
+        ("processing", &paths),
+        ("data_in", &paths),
+        ("data_out", &paths),
+        // Nobody is named, and events are nobody's request.
+        ("devices", &[]),
+        ("told", &[]),
+    ] {
+        let policy = policy_in(InMemory::shared(), &documents(&used_up(meter), "", "", meters));
+        let is_refused = |path: &&str| matches!(ask(&policy, path, NOON_US), Decision::Deny(_));
+        let seen: Vec<_> = paths.into_iter().filter(is_refused).collect();
+        assert_eq!(seen, refused, "{meter}");
+    }
+}
+
+#[test]
+fn a_meter_that_counts_takes_one_of_a_request_whatever_it_costs() {
+    let text = documents(
+        r#"{ name = "calls", meter = "api_calls", limit = 4, per = "day" }"#,
+        "",
+        "quotas = [{ name = \"billed\", meter = \"api_calls\", limit = 1, per = \"day\", at_limit = \"allow_and_bill\" }]",
+        "[[meter]]\nid = \"api_calls\"\naggregate = \"count\"\nvalue = \"cost\"\n",
+    );
+    let policy = policy_in(InMemory::shared(), &text);
+    for path in ["/three", "/", "/free", "/three"] {
+        assert!(matches!(ask(&policy, path, NOON_US), Decision::Admit(_)), "{path}");
+    }
+    let Decision::Deny(denial) = ask(&policy, "/three", NOON_US) else { panic!("admitted") };
+    let Reason::QuotaExhausted(exhausted) = denial.reason else { panic!("{:?}", denial.reason) };
+    assert!(!exhausted.limited.never, "one fits into the next day");
+    assert!(matches!(ask(&policy, "/free", NOON_US), Decision::Deny(_)));
+    assert_eq!((used(&policy, "calls", NOON_US), used(&policy, "billed", NOON_US)), (4, 4));
 }
 
 #[test]
@@ -226,12 +289,14 @@ fn grants_count_in_their_window_and_what_is_left_rolls_over() {
     assert_eq!(of_ten(&policy, "/", NOON_US + 5 * day), 5 + 3);
     let quota = &policy.load();
     let quota = quota.quotas_of("team", NOON_US + 5 * day).expect("the tenant is there")[0];
-    assert_eq!((quota.limit, quota.granted, quota.rolled_over, quota.used), (5, 0, 3, 8));
+    let window = quota.window.expect("it has windows");
+    assert_eq!((quota.limit, window.granted, window.rolled_over, quota.used), (5, 0, 3, 8));
     policy.roll(NOON_US + 6 * day);
     policy.each_quota(NOON_US + 6 * day, &mut |quota| {
         let midnight = NOON_US + 6 * day - 12 * HOUR_US;
         let previous = Previous { start_us: midnight - day, end_us: midnight, used: 8 };
-        assert_eq!((quota.used, quota.rolled_over, quota.previous), (0, 0, Some(previous)));
+        let window = quota.window.expect("it has windows");
+        assert_eq!((quota.used, window.rolled_over, window.previous), (0, 0, Some(previous)));
     });
 }
 
@@ -294,12 +359,13 @@ fn p3_another_process_with_the_same_memory_goes_on_counting() {
     assert_eq!(of_ten(&second, "/three", NOON_US), 1);
     let quota = second.load();
     let quota = quota.quotas_of("team", NOON_US).expect("the tenant is there")[0];
-    assert_eq!((quota.used, quota.base), (13, 10));
-    assert!(second.set_base(quota.key, quota.start_us, 12));
+    let window = quota.window.expect("it has windows");
+    assert_eq!((quota.used, window.base), (13, 10));
+    assert!(second.set_base(quota.key, window.start_us, 12, 10));
     assert_eq!(used(&second, "calls", NOON_US), 15);
-    assert!(!second.set_base(quota.key, quota.start_us + 1, 12), "no window starts there");
-    assert!(!second.set_base(quota.key + 1, quota.start_us, 12), "no such quota");
-    assert!(!second.set_base(quota.key, quota.end_us, 12), "not yet");
+    assert!(!second.set_base(quota.key, window.start_us + 1, 12, 12), "no window starts there");
+    assert!(!second.set_base(quota.key + 1, window.start_us, 12, 12), "no such quota");
+    assert!(!second.set_base(quota.key, window.end_us, 12, 12), "not yet");
 }
 
 #[derive(Debug)]
@@ -307,6 +373,10 @@ struct Full;
 
 impl Memory for Full {
     fn words(&self, _key: u128) -> Option<&'static Words> {
+        None
+    }
+
+    fn find(&self, _key: u128) -> Option<&'static Words> {
         None
     }
 
@@ -326,23 +396,42 @@ fn without_room_a_quota_counts_in_the_process_and_says_so() {
     assert_eq!((of_ten(&policy, "/", NOON_US), policy.unkept_quotas()), (1, 1));
 }
 
+fn event(path: &'static str, meter: &'static str, at_us: i64) -> Reported<'static> {
+    Reported { path, plan: "p", meter, at_us }
+}
+
+/// What was used in the window of now, and in the one before.
+fn counts(policy: &Policy, name: &str, unix_us: i64) -> (u64, u64) {
+    let snapshot = policy.load();
+    let quotas = snapshot.quotas_of("team", unix_us).expect("the tenant is there");
+    let quota = quotas.iter().find(|quota| quota.name == name).expect("the quota is there");
+    let previous = quota.window.expect("it has windows").previous;
+    (quota.used, previous.map_or(0, |previous| previous.used))
+}
+
 #[test]
-fn an_event_is_charged_in_the_current_window_only() {
+fn an_event_counts_in_the_window_it_is_dated_in() {
     let calls = r#"{ name = "calls", meter = "api_calls", limit = 100, per = "day" }"#;
     let policy = policy(calls, &format!("quotas = [{calls}]"), "");
+    let day = 24 * HOUR_US;
+    policy.roll(NOON_US - day);
     policy.roll(NOON_US);
-    policy.charge("team", "api_calls", 3, NOON_US - HOUR_US);
-    policy.charge("holding", "api_calls", 4, NOON_US);
-    for (tenant, meter, at_us) in [
-        ("team", "api_calls", NOON_US - 24 * HOUR_US),
-        ("team", "api_calls", NOON_US + 24 * HOUR_US),
-        ("team", "data_in", NOON_US),
-        ("team", "nonesuch", NOON_US),
-        ("nobody", "api_calls", NOON_US),
+    for (path, meter, at_us, amount) in [
+        ("holding/team", "api_calls", NOON_US - HOUR_US, 3),
+        ("holding", "api_calls", NOON_US, 4),
+        // Ahead, but of today.
+        ("holding", "api_calls", NOON_US + HOUR_US, 5),
+        ("holding/team", "api_calls", NOON_US - day, 20),
+        ("holding/team", "api_calls", NOON_US - 2 * day, 50),
+        ("holding/team", "api_calls", NOON_US + 12 * HOUR_US, 30),
+        ("holding/team", "api_calls", NOON_US + 2 * day, 50),
+        ("holding/team", "data_in", NOON_US, 50),
+        ("holding/team", "nonesuch", NOON_US, 50),
+        ("nobody", "api_calls", NOON_US, 50),
     ] {
-        policy.charge(tenant, meter, 50, at_us);
+        policy.charge_event(&event(path, meter, at_us), amount, NOON_US);
     }
-    assert_eq!(used(&policy, "calls", NOON_US), 7);
+    assert_eq!(counts(&policy, "calls", NOON_US), (7, 20));
     let mut seen = Vec::new();
     policy.each_quota(NOON_US, &mut |quota| {
         seen.push((quota.path.to_owned(), quota.full_name.to_owned(), quota.used));
@@ -350,6 +439,156 @@ fn an_event_is_charged_in_the_current_window_only() {
     seen.sort();
     let at = |name: &str| ("holding".to_owned(), name.to_owned(), 7);
     assert_eq!(seen, [at("holding/calls"), at("plan/calls")], "each once");
+    // What was dated ahead is there once its time has come, and not before.
+    policy.charge_due(NOON_US + HOUR_US);
+    assert_eq!(counts(&policy, "calls", NOON_US + HOUR_US), (12, 20));
+    policy.charge_due(NOON_US + 12 * HOUR_US - 1);
+    assert_eq!(counts(&policy, "calls", NOON_US + 12 * HOUR_US - 1), (12, 20));
+    policy.charge_due(NOON_US + 12 * HOUR_US);
+    assert_eq!(counts(&policy, "calls", NOON_US + 12 * HOUR_US), (30, 12));
+    assert_eq!(policy.late_counts(), 0, "all of it was this process's to count");
+}
+
+#[test]
+fn what_is_dated_before_a_quota_began_is_in_its_base() {
+    let memory = InMemory::shared();
+    let plan = r#"{ name = "calls", meter = "api_calls", limit = 100, per = "day" }"#;
+    let text = documents(plan, "", "", "");
+    let settings = PolicySettings { max_dynamic_keys: 10, hash_key: [0; 16], memory };
+    let policy = Policy::new(&source(&text), &settings, NOON_US).expect("valid");
+    let base = |policy: &Policy| {
+        let snapshot = policy.load();
+        let quota = snapshot.quotas_of("team", NOON_US + HOUR_US).expect("there")[0];
+        let window = quota.window.expect("it has windows");
+        (quota.used, window.base, window.since_us)
+    };
+    policy.charge_event(&event("holding", "api_calls", NOON_US - 1), 3, NOON_US);
+    policy.charge_event(&event("holding", "api_calls", NOON_US), 4, NOON_US);
+    assert_eq!((base(&policy), policy.late_counts()), ((7, 3, NOON_US), 1));
+    // Rows say it was 9; what was counted since they were asked for stays on top.
+    policy.charge_event(&event("holding", "api_calls", NOON_US - 2), 1, NOON_US);
+    let quota = policy.load().quotas_of("team", NOON_US).expect("there")[0].key;
+    assert!(policy.set_base(quota, NOON_US - 12 * HOUR_US, 9, 3));
+    assert_eq!(base(&policy), (14, 10, NOON_US));
+    // A quota that comes later counts what is dated from then on.
+    let more = format!("{plan}, {}", plan.replace("\"calls\"", "\"more\""));
+    let later = || crate::Reading { mono: Nanos(0), unix_us: NOON_US + 10 };
+    policy.apply(&source(&documents(&more, "", "", "")), later).expect("valid");
+    assert_eq!(of_ten(&policy, "/", NOON_US + 10), 10);
+    policy.charge_event(&event("holding", "api_calls", NOON_US + 9), 2, NOON_US + 11);
+    assert_eq!(counts(&policy, "calls", NOON_US + 20).0, 26);
+    assert_eq!(counts(&policy, "more", NOON_US + 20).0, 12);
+    assert_eq!(base(&policy), (26, 10, NOON_US));
+}
+
+#[test]
+fn whoever_has_a_plan_of_its_own_counts_at_that() {
+    let calls = r#"{ name = "calls", meter = "api_calls", limit = 100, per = "day" }"#;
+    let own = format!("plan = \"q\"\nquotas = [{}]", calls.replace("\"calls\"", "\"own\""));
+    let other = format!("[[plan]]\nid = \"q\"\nquotas = [{calls}]\n");
+    let team = |text: &str| documents(calls, "", text, &other);
+    let policy = policy_in(InMemory::shared(), &team(&own));
+    assert_eq!(of_ten(&policy, "/", NOON_US), 10);
+    let all = |policy: &Policy| {
+        let mut all = Vec::new();
+        policy.each_quota(NOON_US, &mut |quota| {
+            let window = quota.window.expect("it has windows");
+            all.push((quota.tenant.to_owned(), quota.name.to_owned(), quota.used, window.since_us));
+        });
+        all.sort();
+        all
+    };
+    let at = |tenant: &str, name: &str, used| (tenant.to_owned(), name.to_owned(), used, 0);
+    let expected = [at("holding", "calls", 0), at("team", "calls", 10), at("team", "own", 10)];
+    assert_eq!(all(&policy), expected);
+    let sums = Sums { values: 7, units: 5, request_bytes: 1, response_bytes: 1 };
+    let of_rows = |policy: &Policy, path: &str, plan: &str| {
+        let mut counts = Vec::new();
+        let snapshot = policy.load();
+        snapshot.each_count((path, plan, "api_calls"), &sums, &mut |key, amount| {
+            policy.each_quota(NOON_US, &mut |quota| {
+                if quota.key == key {
+                    counts.push((quota.tenant.to_owned(), quota.name.to_owned(), amount));
+                }
+            });
+        });
+        counts
+    };
+    let counts = |tenant: &str, name: &str| (tenant.to_owned(), name.to_owned(), 5);
+    let at_team = [counts("team", "own"), counts("team", "calls")];
+    assert_eq!(of_rows(&policy, "holding/team", "q"), at_team);
+    assert_eq!(of_rows(&policy, "holding", "p"), [counts("holding", "calls")]);
+    // Who is gone had its plan from above if the row says so.
+    assert_eq!(of_rows(&policy, "holding/gone", "p"), [counts("holding", "calls")]);
+    assert_eq!(of_rows(&policy, "holding/gone", "q"), []);
+    assert_eq!(of_rows(&policy, "elsewhere/team", "q"), at_team, "wherever it stood");
+    // Without one, it has that from above, whose count is read anew from then on.
+    let now = || crate::Reading { mono: Nanos(0), unix_us: NOON_US + 1 };
+    policy.apply(&source(&team("")), now).expect("valid");
+    assert_eq!(all(&policy), [("holding".to_owned(), "calls".to_owned(), 0, NOON_US + 1)]);
+    assert_eq!(of_rows(&policy, "holding/team", "q"), [counts("holding", "calls")]);
+}
+
+#[test]
+fn p3_only_a_quota_of_the_same_meter_takes_over() {
+    let quota = |name: &str, meter: &str| {
+        format!(r#"{{ name = "{name}", meter = "{meter}", limit = 100, per = "day" }}"#)
+    };
+    let policy = policy(&quota("a", "api_calls"), "", "");
+    let at = |policy: &Policy, name: &str| used(policy, name, NOON_US);
+    assert_eq!(of_ten(&policy, "/", NOON_US), 10);
+    // The same name, and another meter: it begins anew.
+    apply(&policy, &documents(&quota("a", "reports"), "", "", ""));
+    assert_eq!((at(&policy, "a"), of_ten(&policy, "/report", NOON_US)), (0, 10));
+    // Names that are swapped: each goes on from the one of its meter.
+    let both = format!("{}, {}", quota("b", "api_calls"), quota("a", "reports"));
+    apply(&policy, &documents(&both, "", "", ""));
+    assert_eq!((at(&policy, "b"), at(&policy, "a")), (0, 10), "nobody of its meter was there");
+    assert_eq!(of_ten(&policy, "/three", NOON_US), 10);
+    let swapped = format!("{}, {}", quota("a", "api_calls"), quota("b", "reports"));
+    apply(&policy, &documents(&swapped, "", "", ""));
+    assert_eq!((at(&policy, "a"), at(&policy, "b")), (30, 10));
+    // Of two that are gone, the one of the same period.
+    let hour = |name| quota(name, "api_calls").replace("\"day\"", "\"hour\"");
+    let text = format!("{}, {}", hour("c"), quota("d", "api_calls"));
+    apply(&policy, &documents(&text, "", "", ""));
+    policy.charge_event(&event("holding", "api_calls", NOON_US), 1, NOON_US);
+    assert_eq!((at(&policy, "c"), at(&policy, "d")), (1, 31));
+    let text = format!("{}, {}", quota("e", "api_calls"), hour("f"));
+    apply(&policy, &documents(&text, "", "", ""));
+    assert_eq!((at(&policy, "f"), at(&policy, "e")), (1, 31));
+}
+
+#[test]
+fn p3_a_quota_of_another_name_of_another_plan_takes_nothing_over() {
+    let quota = |name: &str| {
+        format!(r#"{{ name = "{name}", meter = "api_calls", limit = 100, per = "day" }}"#)
+    };
+    let text = documents(&quota("calls"), "", "", "");
+    let policy = policy_in(InMemory::shared(), &text);
+    assert_eq!(of_ten(&policy, "/", NOON_US), 10);
+    let other = format!("[[plan]]\nid = \"q\"\nquotas = [{}]\n", quota("requests"));
+    apply(&policy, &(text.replace("plan = \"p\"", "plan = \"q\"") + &other));
+    assert_eq!(used(&policy, "requests", NOON_US), 0, "it begins with what rows say");
+}
+
+#[test]
+fn p3_a_renamed_quota_keeps_what_was_rolled_over_and_the_window_before() {
+    let quota = |name: &str| {
+        format!(
+            r#"{{ name = "{name}", meter = "api_calls", limit = 12, per = "day", roll_over = 5 }}"#
+        )
+    };
+    let policy = policy(&quota("a"), "", "");
+    let day = 24 * HOUR_US;
+    assert_eq!(of_ten(&policy, "/", NOON_US), 10);
+    assert_eq!(of_ten(&policy, "/", NOON_US + day), 10);
+    apply_at(&policy, &documents(&quota("b"), "", "", ""), NOON_US + day);
+    let snapshot = policy.load();
+    let quota = snapshot.quotas_of("team", NOON_US + day).expect("there")[0];
+    let window = quota.window.expect("it has windows");
+    assert_eq!((quota.used, window.rolled_over), (10, 2));
+    assert_eq!(window.previous.map(|previous| previous.used), Some(10));
 }
 
 #[test]

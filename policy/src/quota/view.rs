@@ -1,7 +1,5 @@
-//! Quotas as others see them, and charging them from outside a chain.
+//! Quotas as others see them.
 //!
-//! * [`Permit::charge`] counts what is known only once a request was admitted: bytes, processing.
-//! * [`Policy::charge`] counts an ingested event.
 //! * [`Snapshot::quotas_of`] shows a tenant's quotas and those above it.
 //! * [`Policy::each_quota`] shows every quota once, for alerts and reconciliation.
 //! * [`Policy::set_base`] takes what reconciliation found.
@@ -11,11 +9,9 @@ use std::sync::Arc;
 
 use super::{Beyond, Quota};
 use crate::calendar::Period;
-use crate::decide::Permit;
-use crate::members::Member;
-use crate::meters::MeterId;
+use crate::levels::LevelQuota;
 use crate::policy::Policy;
-use crate::snapshot::{Level, Slot, Snapshot, Tenant};
+use crate::snapshot::{Level, QuotaPlace, Slot, Snapshot, Tenant};
 
 /// What happens once a quota and its grace are used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +46,31 @@ pub struct Previous {
     pub used: u64,
 }
 
-/// A quota in its current window. Amounts are units of its meter.
+/// The window a quota is in. Amounts are units of its meter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WindowView<'s> {
+    /// How long its windows are.
+    pub period: Period,
+    /// The IANA zone of its calendar.
+    pub zone: &'s str,
+    /// First instant of the window, unix microseconds.
+    pub start_us: i64,
+    /// First instant after the window, unix microseconds.
+    pub end_us: i64,
+    /// Granted in this window on top of the limit.
+    pub granted: u64,
+    /// Rolled over from the window before on top of the limit.
+    pub rolled_over: u64,
+    /// The part of what is used that this process did not count itself: see
+    /// [`counted`](super::counted).
+    pub base: u64,
+    /// From what instant on this process counts at it by itself, unix microseconds.
+    pub since_us: i64,
+    /// The window before, where anything is known of it.
+    pub previous: Option<Previous>,
+}
+
+/// A quota as it stands. Amounts are units of its meter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QuotaView<'s> {
     /// What its count is known by, the same in every process; see [`Policy::set_base`].
@@ -67,40 +87,27 @@ pub struct QuotaView<'s> {
     pub full_name: &'s str,
     /// The meter it is of.
     pub meter: &'s str,
-    /// How long its windows are.
-    pub period: Period,
-    /// The IANA zone of its calendar.
-    pub zone: &'s str,
-    /// First instant of the window, unix microseconds.
-    pub start_us: i64,
-    /// First instant after the window, unix microseconds.
-    pub end_us: i64,
-    /// Used in the window, by everybody.
+    /// Its window; `None`: it is of a level, which lasts.
+    pub window: Option<WindowView<'s>>,
+    /// Used in the window, by everybody; or how high the level is, with what is on its way.
     pub used: u64,
     /// Whether `used` is an estimate with a standard error of 0.81 %: of very many members.
     pub estimated: bool,
-    /// The part of `used` that this process did not count itself.
-    pub base: u64,
     /// The limit as written.
     pub limit: u64,
-    /// Granted in this window on top.
-    pub granted: u64,
-    /// Rolled over from the window before on top.
-    pub rolled_over: u64,
     /// What may be used beyond all of that before `at_limit` happens.
     pub grace: u64,
     /// Percentages of [`allowance`](Self::allowance) at which somebody wants to know, in order.
     pub thresholds: &'s [u16],
     /// What happens at the limit.
     pub at_limit: AtLimit,
-    /// The window before, where anything is known of it.
-    pub previous: Option<Previous>,
 }
 
 impl QuotaView<'_> {
-    /// What may be used in the window: limit, grants and what was rolled over; no grace.
+    /// What may be used: limit, grants and what was rolled over; no grace.
     pub fn allowance(&self) -> u64 {
-        self.limit.saturating_add(self.granted).saturating_add(self.rolled_over)
+        let more = self.window.map_or((0, 0), |window| (window.granted, window.rolled_over));
+        self.limit.saturating_add(more.0).saturating_add(more.1)
     }
 
     /// What is used beyond the [`allowance`](Self::allowance): grace in use, or what is to be billed.
@@ -133,7 +140,7 @@ impl Quota {
 
 impl Tenant {
     /// The quotas that hold it, narrowest first.
-    fn quotas(&self) -> impl Iterator<Item = &Arc<Quota>> {
+    pub(super) fn quotas(&self) -> impl Iterator<Item = &Arc<Quota>> {
         self.chain.iter().filter_map(|slot| slot.quota_here())
     }
 }
@@ -152,20 +159,44 @@ impl Snapshot {
             name: &label.name,
             full_name: &label.full,
             meter: &self.meter(rules.meter).id,
-            period: quota.period(),
-            zone: rules.calendar.zone_name(),
-            start_us: window.start_us,
-            end_us: window.end_us,
+            window: Some(WindowView {
+                period: quota.period(),
+                zone: rules.calendar.zone_name(),
+                start_us: window.start_us,
+                end_us: window.end_us,
+                granted: allowance - rules.limit - reading.extra,
+                rolled_over: reading.extra,
+                base: reading.base,
+                since_us: quota.since_us(),
+                previous: quota.previous(&window),
+            }),
             used: members.map_or(reading.used(), |count| count.members),
             estimated: members.is_some_and(|count| count.estimated),
-            base: reading.base,
             limit: rules.limit,
-            granted: allowance - rules.limit - reading.extra,
-            rolled_over: reading.extra,
             grace: rules.grace,
             thresholds: &rules.thresholds,
             at_limit: quota.at_limit(),
-            previous: quota.previous(&window),
+        }
+    }
+
+    fn level_view<'s>(&'s self, slot: &Slot, quota: &'s LevelQuota) -> QuotaView<'s> {
+        let (label, owner) =
+            (&self.labels[slot.label as usize], &self.tenants[slot.owner as usize]);
+        QuotaView {
+            key: quota.key,
+            tenant: &owner.id,
+            path: &owner.path,
+            level: slot.level,
+            name: &label.name,
+            full_name: &label.full,
+            meter: &self.meter(quota.meter).id,
+            window: None,
+            used: quota.sum().used(),
+            estimated: false,
+            limit: quota.limit,
+            grace: quota.grace,
+            thresholds: &quota.thresholds,
+            at_limit: if quota.bills { AtLimit::AllowAndBill } else { AtLimit::Block },
         }
     }
 
@@ -173,16 +204,27 @@ impl Snapshot {
     /// (unix microseconds). `None`: no such tenant.
     pub fn quotas_of(&self, tenant: &str, unix_us: i64) -> Option<Vec<QuotaView<'_>>> {
         let tenant = self.tenant(tenant)?;
-        let view = |slot| Some(self.quota_view(slot, Slot::quota_here(slot)?, unix_us));
-        Some(tenant.chain.iter().filter_map(view).collect())
+        Some(tenant.chain.iter().filter_map(|slot| self.view_of(slot, unix_us)).collect())
     }
 
-    /// Every quota once, where it stands.
-    fn quota_slots(&self) -> impl Iterator<Item = (&Slot, &Arc<Quota>)> {
-        self.quotas.iter().filter_map(|place| {
-            let slot = &self.tenants[place.owner as usize].chain[place.slot as usize];
-            Some((slot, slot.quota_here()?))
-        })
+    fn view_of<'s>(&'s self, slot: &'s Slot, unix_us: i64) -> Option<QuotaView<'s>> {
+        match (slot.quota_here(), slot.level_here()) {
+            (Some(quota), _) => Some(self.quota_view(slot, quota, unix_us)),
+            (None, Some(quota)) => Some(self.level_view(slot, quota)),
+            (None, None) => None,
+        }
+    }
+
+    /// The slots of all quotas, each once, where it stands.
+    fn all_quotas(&self) -> impl Iterator<Item = &Slot> {
+        let slot =
+            |place: &QuotaPlace| &self.tenants[place.owner as usize].chain[place.slot as usize];
+        self.quotas.iter().map(slot)
+    }
+
+    /// Every quota that has windows once, where it stands.
+    pub(super) fn quota_slots(&self) -> impl Iterator<Item = (&Slot, &Arc<Quota>)> {
+        self.all_quotas().filter_map(|slot| Some((slot, slot.quota_here()?)))
     }
 
     pub(crate) fn quota(&self, key: u128) -> Option<&Arc<Quota>> {
@@ -192,82 +234,34 @@ impl Snapshot {
     }
 }
 
-impl Permit {
-    /// Counts `amount` of a meter at every quota of it that holds this request, narrowest first, in
-    /// the window in which the request arrived or a newer one. Refuses nothing. Allocates nothing.
-    ///
-    /// `meter` is a number of [`Permit::snapshot`].
-    pub fn charge(&self, meter: MeterId, amount: u64) {
-        let quotas = self.tenant().quotas().filter(|quota| quota.set().is_none());
-        for quota in quotas.filter(|quota| quota.rules.meter == meter) {
-            quota.add(amount, self.unix_us());
-        }
-    }
-}
-
 impl Policy {
-    /// Counts `amount` of a meter for a tenant and everything above it, for an event that did not
-    /// pass the edge. Only where `at_unix_us` lies in the current window of a quota: what is late,
-    /// or early, is left to reconciliation. Refuses nothing; an unknown tenant or meter counts
-    /// nowhere.
-    pub fn charge(&self, tenant: &str, meter: &str, amount: u64, at_unix_us: i64) {
-        let snapshot = self.load();
-        let Some((tenant, meter)) = snapshot.tenant(tenant).zip(snapshot.meter_id(meter)) else {
-            return;
-        };
-        if !self.is_due(at_unix_us) {
-            return;
-        }
-        let quotas = tenant.quotas().filter(|quota| quota.set().is_none());
-        for quota in quotas.filter(|quota| quota.rules.meter == meter) {
-            quota.add_in_time(amount, at_unix_us);
-        }
-    }
-
-    /// As [`charge`](Self::charge), of a distinct meter: counts the member with this
-    /// [id](crate::members::member_id) where it is not counted yet.
-    pub fn charge_member(&self, tenant: &str, meter: &str, id: &[u8; 16], at_unix_us: i64) {
-        let snapshot = self.load();
-        let Some((tenant, meter)) = snapshot.tenant(tenant).zip(snapshot.meter_id(meter)) else {
-            return;
-        };
-        if !self.is_due(at_unix_us) {
-            return;
-        }
-        for quota in tenant.quotas().filter(|quota| quota.rules.meter == meter) {
-            quota.count_member(Member::of(id), at_unix_us);
-        }
-    }
-
     /// Shows every quota once, in the window that contains the instant (unix microseconds).
     /// Allocates nothing.
     pub fn each_quota(&self, unix_us: i64, visit: &mut dyn FnMut(&QuotaView<'_>)) {
-        let snapshot = self.load();
-        for (slot, quota) in snapshot.quota_slots() {
-            visit(&snapshot.quota_view(slot, quota, unix_us));
-        }
+        let snapshot = self.current();
+        let views = snapshot.all_quotas().filter_map(|slot| snapshot.view_of(slot, unix_us));
+        views.for_each(|view| visit(&view));
     }
 
-    /// Says what everything but this process used of a quota in the window that starts at
-    /// `start_us` (unix microseconds). False: there is no such quota, or its window is another one
-    /// by now.
-    pub fn set_base(&self, key: u128, start_us: i64, amount: u64) -> bool {
-        self.load().quota(key).is_some_and(|quota| quota.set_base(start_us, amount))
+    /// Says what a quota's base comes to in the window that starts at `start_us` (unix microseconds),
+    /// as read when its view said `base`: what was counted there since comes on top. False: there is
+    /// no such quota, or its window is another one by now.
+    pub fn set_base(&self, key: u128, start_us: i64, amount: u64, base: u64) -> bool {
+        self.current().quota(key).is_some_and(|quota| quota.set_base(start_us, amount, base))
     }
 
     /// Lets every quota move on to the window of the instant (unix microseconds). To be called each
     /// minute, so that what nobody asks for is rolled over, too, and tags stay comparable.
     pub fn roll(&self, unix_us: i64) {
-        self.rolled_at(unix_us);
-        for (_, quota) in self.load().quota_slots() {
-            quota.roll(unix_us);
+        for (_, quota) in self.current().quota_slots() {
+            quota.read(unix_us);
         }
     }
 
-    /// Quotas for which the memory had no room: a restart forgets what they counted.
+    /// Quotas and levels for which the memory had no room: a restart forgets what they counted.
     pub fn unkept_quotas(&self) -> usize {
-        let snapshot = self.load();
+        let snapshot = self.current();
         let places = snapshot.quota_slots().filter_map(|(_, quota)| quota.place());
-        places.filter(|place| !place.is_kept).count()
+        places.filter(|place| !place.is_kept).count() + self.unkept_levels()
     }
 }

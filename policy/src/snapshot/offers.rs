@@ -67,7 +67,7 @@ impl Snapshot {
 
     /// The version of each plan that a tenant would come onto at an instant.
     fn offered(&self, tenant: &Tenant, at_us: i64) -> BitSet {
-        let zone = tenant.days.zone();
+        let zone = tenant.zone();
         let begins_us = |plan: &u32| {
             let from = self.plans[*plan as usize].from;
             from.map_or(i64::MIN, |from| from.at_us(zone))

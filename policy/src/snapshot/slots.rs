@@ -6,6 +6,7 @@ use super::{Guarantee, Level};
 use crate::bucket::{Bucket, Terms};
 use crate::documents::Each;
 use crate::gauge::Gauge;
+use crate::levels::LevelQuota;
 use crate::quota::{Beyond, Quota};
 
 /// One limit of a chain, with its state.
@@ -42,6 +43,8 @@ pub(crate) enum Control {
         terms: Terms,
     },
     Quota(Arc<Quota>),
+    /// A quota of a gauge.
+    Level(Arc<LevelQuota>),
 }
 
 /// Where a quota stands: a slot of the chain of its owner.
@@ -70,7 +73,7 @@ impl Slot {
                 Beyond::Throttle { bucket, terms } => Some((bucket, *terms)),
                 Beyond::Block | Beyond::Bill => None,
             },
-            Control::Gauge { .. } | Control::Each { .. } => None,
+            Control::Gauge { .. } | Control::Each { .. } | Control::Level(_) => None,
         }
     }
 
@@ -87,12 +90,17 @@ impl Slot {
         matches!(self.control, Control::Guarantee(_))
     }
 
+    /// Whether it is told to clients among their limits: a level has neither rate nor window.
+    pub(crate) fn is_shown(&self) -> bool {
+        !matches!(self.control, Control::Guarantee(_) | Control::Level(_))
+    }
+
     pub(crate) fn terms(&self) -> Option<Terms> {
         match &self.control {
             Control::Bucket { terms, .. } | Control::Each { terms, .. } => Some(*terms),
             Control::Guarantee(guarantee) => Some(guarantee.terms),
             Control::Quota(_) => self.bucket().map(|(_, terms)| terms),
-            Control::Gauge { .. } => None,
+            Control::Gauge { .. } | Control::Level(_) => None,
         }
     }
 
@@ -105,6 +113,7 @@ impl Slot {
             Control::Guarantee(guarantee) => (guarantee.terms.burst, guarantee.terms.refill_s()),
             Control::Quota(quota) => (quota.rules.limit, quota.period().nominal_s()),
             Control::Gauge { max, .. } => (u64::from(*max), 0),
+            Control::Level(quota) => (quota.limit, 0),
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use jiff::tz::TimeZone;
+
 use super::{Rights, Slot};
 use crate::calendar::Calendar;
 
@@ -76,13 +78,16 @@ pub struct Tenant {
     /// The widest of its own status and its ancestors'.
     pub status: Status,
     pub(crate) rights: Arc<Rights>,
+    /// Whether its plan is its own, and not from above.
+    pub(crate) has_own_plan: bool,
     /// Whether they are just those of the tenant above.
     pub(crate) inherits: bool,
     /// End of the trial it is on, unix microseconds.
     pub(crate) trial_until_us: Option<i64>,
     pub(crate) chain: Box<[Slot]>,
-    /// Its days: a member has a row in each.
-    pub(crate) days: Arc<Calendar>,
+    /// Its days, and those of the tenants above it in other zones: a member has a row in each, so that
+    /// everybody's windows find it.
+    pub(crate) days: Arc<[Arc<Calendar>]>,
     /// Whether any of the chain is a guarantee.
     pub(crate) guarantees: bool,
     /// Index of its `RateLimit-Policy` value, or [`COMPOSED`].
@@ -90,6 +95,11 @@ pub struct Tenant {
 }
 
 impl Tenant {
+    /// Its time zone: that of its own days, which come first.
+    pub(super) fn zone(&self) -> &TimeZone {
+        self.days[0].zone()
+    }
+
     /// The id of its root.
     pub fn root(&self) -> &str {
         self.path.split_once('/').map_or(&*self.path, |(root, _)| root)

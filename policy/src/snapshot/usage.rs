@@ -71,7 +71,7 @@ impl Snapshot {
                 Control::Each { terms, .. } => {
                     LimitState::Each { interval_ns: terms.interval_ns, burst: terms.burst }
                 }
-                Control::Quota(_) => return None,
+                Control::Quota(_) | Control::Level(_) => return None,
             };
             let level = slot.level;
             let tenant = self.tenants[slot.owner as usize].id.to_string();

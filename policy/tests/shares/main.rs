@@ -14,7 +14,7 @@ mod state;
 use std::net::{IpAddr, Ipv4Addr};
 
 use orbit_policy::quota::InMemory;
-use orbit_policy::{ApiKey, Call, Decision, Nanos, Policy, PolicySettings, Source};
+use orbit_policy::{ApiKey, Body, Call, Decision, Nanos, Policy, PolicySettings, Source};
 
 const SECOND: u64 = Nanos::SECOND.0;
 
@@ -64,6 +64,7 @@ fn decide(policy: &Policy, key: &ApiKey, cost: u32, now: u64) -> Decision {
         path: if cost == 3 { "/dear" } else { "/" },
         method: "GET",
         client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        body: Body::None,
         header: &|_| None,
         now: Nanos(now),
         unix_us: now.cast_signed() / 1_000,

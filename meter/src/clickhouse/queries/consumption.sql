@@ -1,22 +1,29 @@
--- What was counted in a span, by tenant and meter, but for the rows of one node and epoch: what a
--- running gateway counts itself. A row counts in whole units, rounded up, as quotas are charged.
+-- What rows add up to in a span, by path, plan and meter, but for those that a running gateway counts
+-- itself: the rows of its node and epoch from some instant on. What of it counts at which quota is
+-- said in policy/src/quota/counted.rs.
 --
 --   from_us, to_us    event times, half-open, unix microseconds
---   roots             tenants at the root of their tree, joined with '/'
 --   node, epoch       whose rows are left out
+--   since_us          of those, the ones dated so or later
+--
+-- Flags: 32 a figure of a further meter, which stands for no request and is one value; 64 a member. A
+-- row counts in whole units, rounded up.
 SELECT
     path,
+    plan,
     meter,
-    toString(count()) AS rows,
-    toString(sum(toUInt128(greatest(ceil(quantity), 0)))) AS quantity,
+    toString(sumIf(requests, bitAnd(flags, 32) = 0) + countIf(bitAnd(flags, 32) != 0)) AS counted,
+    toString(sum(toUInt128(greatest(ceil(quantity), 0)))) AS units,
     toString(sum(request_bytes)) AS request_bytes,
     toString(sum(response_bytes)) AS response_bytes
 FROM usage_events
 WHERE kind != 'refused'
-  -- Members are counted by how many different ones there are.
   AND bitAnd(flags, 64) = 0
   AND ts >= fromUnixTimestamp64Micro({from_us:Int64}, 'UTC')
   AND ts < fromUnixTimestamp64Micro({to_us:Int64}, 'UTC')
-  AND splitByChar('/', path)[1] IN splitByChar('/', {roots:String})
-  AND NOT (node = {node:UInt32} AND epoch = {epoch:UInt32})
-GROUP BY path, meter
+  AND NOT
+  (
+      node = {node:UInt32} AND epoch = {epoch:UInt32}
+      AND ts >= fromUnixTimestamp64Micro({since_us:Int64}, 'UTC')
+  )
+GROUP BY path, plan, meter

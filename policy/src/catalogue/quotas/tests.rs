@@ -91,6 +91,86 @@ fn p4_every_mistake_in_a_quota_is_named() {
 }
 
 #[test]
+fn p4_what_does_not_fit_the_quotas_meter_is_named_with_the_reason() {
+    assert_eq!(of_quota(r#"name = "s", meter = "storage", limit = 10"#), [""; 0]);
+    let billed = r#"name = "s", meter = "storage", limit = 9, grace = 1, thresholds = [80], at_limit = "block""#;
+    assert_eq!(of_quota(billed), [""; 0]);
+    let gauge = "`storage` is a gauge: its level lasts and has no window";
+    for (quota, expected) in [
+        (r#"name = "c", meter = "api_calls", limit = 1"#, "per: the key is missing".to_owned()),
+        (r#"name = "s", meter = "storage", limit = 1, per = "month""#, format!("per: {gauge}")),
+        (
+            r#"name = "s", meter = "storage", limit = 1, roll_over = 5"#,
+            format!("roll_over: {gauge} of which anything could be left over"),
+        ),
+        (
+            r#"name = "s", meter = "storage", limit = 1, at_limit = "throttle_to", throttle = { rate = 1 }"#,
+            format!("at_limit: {gauge}, so there is no rate at which it could rise further"),
+        ),
+        (
+            r#"name = "m", meter = "top", limit = 1, per = "day""#,
+            "meter: `top` does not add up, so there is nothing to use up: a quota is of a count, sum, \
+             distinct or gauge"
+                .to_owned(),
+        ),
+    ] {
+        let top = "[[meter]]\nid = \"top\"\naggregate = \"max\"\nvalue = \"event\"\n";
+        let text = format!(
+            "[[plan]]\nid = \"p\"\nquotas = [{{ {quota} }}]\n{top}\
+             [[tenant]]\nid = \"t\"\nplan = \"p\""
+        );
+        let found = mistakes(&text);
+        let end = format!(": plan.p.quotas[0].{expected}");
+        assert!(found.len() == 1 && found[0].ends_with(&end), "{quota}: {found:?}");
+        assert!(found[0].starts_with("q.toml:3:"), "{found:?}");
+    }
+    let grant = "[[plan]]\nid = \"p\"\nstorage_gb = 1\n[[tenant]]\nid = \"t\"\nplan = \"p\"\n\
+                 [[grant]]\ntenant = \"t\"\nquota = \"storage\"\namount = 1\nat = \"2026-11-10\"\n";
+    assert_eq!(
+        mistakes(grant),
+        ["q.toml:9:9: grant.t.storage.quota: `storage` is a quota of a gauge, whose level has no \
+          window that a grant could be for: raise its limit"]
+    );
+    let sum = "[[meter]]\nid = \"storage\"\naggregate = \"sum\"\nvalue = \"event\"\n\
+               [[plan]]\nid = \"p\"\nstorage_gb = 1\n[[tenant]]\nid = \"t\"\nplan = \"p\"\n";
+    assert_eq!(
+        mistakes(sum),
+        ["q.toml:3:13: meter.storage.aggregate: is what `storage_gb` of plans is about, a gauge: \
+          give another meter another id"]
+    );
+}
+
+#[test]
+fn a_figure_of_storage_is_a_quota_by_itself() {
+    let written =
+        r#"quotas = [{ name = "storage", meter = "storage", limit = 7, thresholds = [50] }]"#;
+    let seen = |plan: &str, tenant: &str, below: &str| {
+        let text = format!(
+            "[[plan]]\nid = \"p\"\n{plan}\n[[tenant]]\nid = \"t\"\nplan = \"p\"\n{tenant}\n\
+             [[tenant]]\nid = \"b\"\nparent = \"t\"\n{below}\n"
+        );
+        let memory = InMemory::shared();
+        let settings = PolicySettings { max_dynamic_keys: 1, hash_key: [0; 16], memory };
+        let policy = Policy::new(&sources(&text), &settings, 0).expect("valid");
+        let mut seen = Vec::new();
+        policy.each_quota(0, &mut |view| {
+            seen.push((view.full_name.to_owned(), view.limit, view.thresholds.to_vec()));
+        });
+        seen.sort();
+        seen
+    };
+    let one = |name: &str, limit: u64| (name.to_owned(), limit, vec![80, 95]);
+    assert_eq!(seen("storage_gb = 100", "", ""), [one("plan/storage", 100_000_000_000)]);
+    let over = "overrides = { storage_gb = 3 }";
+    assert_eq!(seen("storage_gb = 100", over, ""), [one("plan/storage", 3_000_000_000)]);
+    let both = [one("plan/storage", 100_000_000_000), one("subsidiary/storage", 3_000_000_000)];
+    assert_eq!(seen("storage_gb = 100", "", over), both);
+    let explicit = ("plan/storage".to_owned(), 7, vec![50]);
+    assert_eq!(seen(&format!("storage_gb = 100\n{written}"), "", ""), [explicit]);
+    assert_eq!(seen("", "", ""), []);
+}
+
+#[test]
 fn p4_a_name_is_taken_once_among_the_limits_and_quotas_of_an_owner() {
     let quota =
         |name| format!(r#"{{ name = "{name}", meter = "api_calls", limit = 1, per = "day" }}"#);
@@ -198,7 +278,10 @@ quotas = [{quota}]
     let quotas = snapshot.quotas_of("leaf", 1_794_312_000_000_000).expect("the tenant is there");
     let seen: Vec<_> = quotas
         .iter()
-        .map(|quota| (quota.tenant, quota.full_name, quota.zone, quota.start_us / 1_000_000))
+        .map(|quota| (quota, quota.window.expect("it has windows")))
+        .map(|(quota, window)| {
+            (quota.tenant, quota.full_name, window.zone, window.start_us / 1_000_000)
+        })
         .collect();
     // The 31st of October, at midnight there.
     let berlin = ("leaf", "business_unit/calls", "Europe/Berlin", 1_793_401_200);

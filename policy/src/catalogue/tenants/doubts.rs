@@ -116,8 +116,7 @@ impl Grower<'_, '_, '_, '_> {
     }
 
     fn has_plan(&self, tenant: u32) -> bool {
-        let tenant = self.grown[tenant as usize].as_ref().map(|grown| &grown.tenant);
-        tenant.is_some_and(|tenant| !tenant.inherits && tenant.rights.contract.plan.is_some())
+        self.grown[tenant as usize].as_ref().is_some_and(|grown| grown.tenant.has_own_plan)
     }
 
     /// The limits at a tenant that are not of `whole` and allow less than is guaranteed of it below.

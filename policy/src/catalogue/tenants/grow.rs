@@ -9,7 +9,7 @@ use hashbrown::HashMap;
 
 use super::MAX_DEPTH;
 use super::sold::Sold;
-use crate::calendar::Period;
+use crate::calendar::{Calendar, Period};
 use crate::catalogue::entitle::Entitler;
 use crate::catalogue::index::{Broken, Interner};
 use crate::catalogue::limits::{Limits, Owner, Resolved, Rung};
@@ -132,16 +132,14 @@ impl<'d> Grower<'_, 'd, '_, '_> {
         };
         let status = timeline.now.status();
         let status = parent.map_or(status, |parent| status.max(parent.tenant.status));
-        let days = match parent {
-            Some(parent) if doc.zone.is_none() => Arc::clone(&parent.tenant.days),
-            _ => self.quotas.calendar(&civil, Period::Day),
-        };
+        let days = self.days(doc, &civil, parent);
         let tenant = Tenant {
             id: id.into(),
             path,
             level: rung.level,
             status,
             rights,
+            has_own_plan: contract.plan.is_some(),
             inherits: parent.is_some() && *contract == Contract::default(),
             trial_until_us: timeline.now.trial_until_us,
             guarantees: chain.iter().any(Slot::is_guarantee),
@@ -171,7 +169,7 @@ impl<'d> Grower<'_, 'd, '_, '_> {
     fn later(&mut self, index: u32, timeline: &Timeline<'d>) -> (Option<usize>, usize) {
         let id = &*self.docs[index as usize].id.value;
         let (mut most, mut more, mut ahead) = (None, 0, Vec::new());
-        let figures = |term: &Term<'_>| below(&term.overrides.figures).users.is_some();
+        let figures = |term: &Term<'_>| below(&term.overrides.figures).count();
         for (place, term) in timeline.terms.iter().enumerate() {
             // Those of the past only for what may be wrong with them.
             let sold = self.sold(id, term);
@@ -182,7 +180,7 @@ impl<'d> Grower<'_, 'd, '_, '_> {
                 most = most.max(Some(limits.len() + quotas.len()));
                 ahead.push((term.from_us, limits));
             } else {
-                more |= usize::from(figures(term) && !figures(&timeline.term()));
+                more = more.max(figures(term).saturating_sub(figures(&timeline.term())));
             }
         }
         if !ahead.is_empty() {
@@ -232,10 +230,27 @@ impl<'d> Grower<'_, 'd, '_, '_> {
         let same_plan =
             before.plan_id == Some(&*self.limits.products.plans[rights.plan as usize].id);
         chain.extend(self.limits.slots(&plan_limits, owner, &before.plan, same_plan));
-        let (before, limits) = (&before.plan, &mut *self.limits);
+        let (before, limits) = ((&*before.plan, same_plan), &mut *self.limits);
         chain.extend(self.quotas.slots(&quotas, owner, civil, before, limits, self.findings));
         let plan_slots = plan_limits.len() + quotas.len();
         Chain { chain, plan_limits, plan_slots }
+    }
+
+    fn days(
+        &mut self,
+        doc: &TenantDoc<'_>,
+        civil: &Civil,
+        parent: Option<&Grown>,
+    ) -> Arc<[Arc<Calendar>]> {
+        let above = parent.map(|parent| &parent.tenant.days);
+        if let Some(above) = above.filter(|_| doc.zone.is_none()) {
+            return Arc::clone(above);
+        }
+        let own = self.quotas.calendar(civil, Period::Day);
+        let is_own = |days: &&Arc<Calendar>| Arc::ptr_eq(days, &own);
+        let others = above.into_iter().flat_map(|above| above.iter());
+        let others = others.filter(|days| !is_own(days)).map(Arc::clone);
+        [Arc::clone(&own)].into_iter().chain(others).collect()
     }
 
     fn civil(&mut self, doc: &TenantDoc<'_>, parent: Option<&Grown>) -> Civil {
@@ -265,7 +280,7 @@ impl<'d> Grower<'_, 'd, '_, '_> {
             self.quotas.add_figures(&mut resolved, figures, rung, labels);
         }
         let owner = Owner { tenant: index, known_as: &doc.id.value };
-        self.quotas.slots(&resolved, owner, civil, before, self.limits, self.findings)
+        self.quotas.slots(&resolved, owner, civil, (before, true), self.limits, self.findings)
     }
 
     /// A tenant's own limits; its shares are of those in `tail`, at whose end are those of a plan.
@@ -328,7 +343,7 @@ impl<'d> Grower<'_, 'd, '_, '_> {
             return COMPOSED;
         }
         let mut text = String::new();
-        for slot in chain.iter().filter(|slot| !slot.is_guarantee()) {
+        for slot in chain.iter().filter(|slot| slot.is_shown()) {
             let joint = if text.is_empty() { "" } else { ", " };
             let name = &self.limits.labels.get(slot.label).full;
             let (quota, window_s) = slot.quota();
@@ -341,11 +356,11 @@ impl<'d> Grower<'_, 'd, '_, '_> {
 
 /// The figures that are quotas of a tenant's own below a plan.
 pub(super) fn below(figures: &OwnFigures) -> Amounts {
-    let users = match figures.users {
-        Some(Count::At(users)) => Some(users),
+    let number = |count| match count {
+        Some(Count::At(number)) => Some(number),
         Some(Count::Unlimited) | None => None,
     };
-    Amounts { users }
+    Amounts::new(number(figures.users), number(figures.storage_gb))
 }
 
 /// A chain, at whose end are the slots of a plan.

@@ -3,6 +3,7 @@
 
 use super::grow::{Grower, below};
 use crate::catalogue::index::Index;
+use crate::catalogue::quotas::no_window;
 use crate::catalogue::shares::Ahead;
 use crate::dates::{Utc, When};
 use crate::documents::GrantDoc;
@@ -56,13 +57,19 @@ impl Grower<'_, '_, '_, '_> {
             let term = self.terms[&index].iter().rfind(|term| term.from_us <= at_us);
             let term = *term.expect("the first term is since ever");
             let doc = &self.docs[index as usize];
-            let is_own = doc.quotas.iter().any(|own| own.name.value == quota);
-            let is_there = is_own
-                || match self.sold(tenant, &term) {
-                    Some(sold) => sold.quotas.iter().any(|of_plan| of_plan.name() == quota),
-                    None => quota == "users" && below(&term.overrides.figures).users.is_some(),
-                };
-            if !is_there {
+            if doc.quotas.iter().any(|own| own.name.value == quota) {
+                continue;
+            }
+            let sold = self.sold(tenant, &term);
+            let of_plan = sold.iter().flat_map(|sold| &sold.quotas);
+            if let Some(of_plan) = of_plan.clone().find(|of_plan| of_plan.name() == quota) {
+                if of_plan.is_level() {
+                    self.findings.add(grant.quota.place, key("quota"), no_window(quota));
+                }
+                continue;
+            }
+            let mut of_figures = below(&term.overrides.figures).names();
+            if sold.is_some() || !of_figures.any(|name| name == quota) {
                 let message = format!(
                     "neither `{tenant}` nor its plan has a quota `{quota}` at {}",
                     Utc(at_us)

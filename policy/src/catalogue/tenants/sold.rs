@@ -48,7 +48,7 @@ impl<'d> Grower<'_, 'd, '_, '_> {
         let own = self.quotas.resolve(quotas, limits, level, &at, labels, broken, self.findings);
         let row = &self.limits.products.plans[plan as usize];
         let figures = instead(row.figures(), &term.overrides.figures);
-        let amounts = Amounts { users: figures.users };
+        let amounts = Amounts::new(figures.users, figures.storage_gb);
         let quotas = self.quotas.of_plan(plan, &own, is_replaced, amounts, labels);
         Some(Sold { limits: in_force, quotas })
     }

@@ -9,7 +9,7 @@ use crate::bucket::Terms;
 use crate::decide::tests::hash_of;
 use crate::keys::tests::key_text;
 use crate::quota::InMemory;
-use crate::{Call, Decision, Nanos, Policy, PolicySettings, Reading, Source};
+use crate::{Body, Call, Decision, Nanos, Policy, PolicySettings, Reading, Source};
 
 const KEY: &str = "abcdefghi1";
 const SECRET: &str = "00000000000000000000000000000000";
@@ -82,6 +82,7 @@ fn granted(policy: &Policy, now: u64, client: u8, dear: bool) -> bool {
         path: if dear { "/dear" } else { "/" },
         method: "GET",
         client: IpAddr::V4(Ipv4Addr::new(10, 0, 0, client)),
+        body: Body::None,
         header: &|_| None,
         now: Nanos(now),
         unix_us: now.cast_signed() / 1_000,

@@ -13,7 +13,7 @@ fn entry(tag: u16, limit: u64) -> Entry<'static> {
 fn granted(take: Take) -> Option<u64> {
     match take {
         Take::Granted { remaining, .. } => Some(remaining),
-        Take::Refused(_) => None,
+        Take::Refused(_) | Take::Sealed => None,
     }
 }
 
@@ -81,7 +81,7 @@ fn counts_stop_at_their_end_and_leave_the_tag_alone() {
     counter.add(&entry, 1);
     assert_eq!(counter.read(&entry), Reading { tag: Tag(3), live: MAX_COUNT, base: 0, extra: 0 });
     assert_eq!(granted(counter.take(&entry, 1)), None);
-    assert!(counter.set_base(Tag(3), u64::MAX));
+    assert!(counter.set_base(Tag(3), u64::MAX, 0));
     assert_eq!(counter.read(&entry).used(), 2 * MAX_COUNT);
 }
 
@@ -89,10 +89,12 @@ fn counts_stop_at_their_end_and_leave_the_tag_alone() {
 fn the_base_is_of_one_window_only() {
     let words = words();
     let counter = Counter(&words);
-    assert!(!counter.set_base(Tag(1), 5), "in no window yet");
+    assert!(!counter.set_base(Tag(1), 5, 0), "in no window yet");
     counter.add(&entry(1, 10), 1);
-    assert!(!counter.set_base(Tag(2), 5));
-    assert!(counter.set_base(Tag(1), 5));
+    assert!(!counter.set_base(Tag(2), 5, 0));
+    counter.add_base(&entry(1, 10), 3);
+    counter.add_base(&entry(1, 10), 2);
+    assert!(counter.set_base(Tag(1), 3, 3), "two came after it was asked for");
     assert_eq!(granted(counter.take(&entry(1, 10), 4)), Some(0));
     assert_eq!(
         granted(counter.take(&entry(2, 10), 4)),
@@ -103,19 +105,53 @@ fn the_base_is_of_one_window_only() {
 }
 
 #[test]
+fn what_comes_late_is_added_to_the_window_before() {
+    let words = words();
+    let counter = Counter(&words);
+    counter.add(&entry(1, 0), 5);
+    counter.add(&entry(2, 0), 1);
+    counter.add(&entry(1, 0), 2);
+    counter.add_base(&entry(1, 0), 1);
+    assert_eq!((counter.read(&entry(2, 0)).used(), counter.previous()), (1, (Tag(1), 8)));
+    counter.add(&entry(3, 0), 1);
+    counter.add(&entry(1, 0), 100);
+    assert_eq!((counter.read(&entry(3, 0)).used(), counter.previous()), (1, (Tag(2), 1)));
+}
+
+#[test]
 fn p3_taking_over_never_counts_less() {
     let (old, new) = (words(), words());
     let (old, new) = (Counter(&old), Counter(&new));
     old.add(&entry(7, 0), 3);
-    assert!(old.set_base(Tag(7), 4));
+    assert!(old.set_base(Tag(7), 4, 0));
     // Other windows, other tags.
     new.add(&entry(100, 0), 1);
-    let from = old.read(&entry(7, 0));
-    new.take_over(&from);
-    assert_eq!(new.read(&entry(100, 0)), Reading { tag: Tag(100), live: 3, base: 4, extra: 0 });
+    let from = old.seal(&entry(7, 0));
+    assert_eq!(granted(old.take(&entry(7, 10), 1)), None, "who asks it asks the other one");
+    assert_eq!(old.add(&entry(8, 0), 1), Added::Sealed);
+    new.take_over(&from, &entry(100, 0), false);
+    assert_eq!(new.read(&entry(100, 0)), Reading { tag: Tag(100), live: 0, base: 7, extra: 0 });
     new.add(&entry(100, 0), 5);
-    new.take_over(&from);
-    assert_eq!(new.read(&entry(100, 0)).used(), 12, "what counts more already stays");
+    let again = new.seal(&entry(100, 0));
+    old.take_over(&again, &entry(7, 0), false);
+    assert_eq!(old.read(&entry(7, 0)).used(), 12);
+    let back = old.seal(&entry(7, 0));
+    assert_eq!(back.reading.used(), 12, "what counts more already stays");
+    // Nobody took over from it any more.
+    old.fold();
+    assert_eq!(old.read(&entry(7, 0)), Reading { tag: Tag(7), live: 0, base: 12, extra: 0 });
+}
+
+#[test]
+fn p3_the_same_window_is_taken_over_with_what_was_rolled_over() {
+    let (old, new) = (words(), words());
+    let (old, new) = (Counter(&old), Counter(&new));
+    old.add(&entry(6, 0), 9);
+    old.add(&Entry { left_over: &|_| 4, ..entry(7, 0) }, 1);
+    let from = old.seal(&entry(7, 0));
+    new.take_over(&from, &entry(7, 0), true);
+    assert_eq!(new.read(&entry(7, 0)), Reading { tag: Tag(7), live: 0, base: 1, extra: 4 });
+    assert_eq!(new.previous(), (Tag(6), 9));
 }
 
 #[test]
@@ -125,7 +161,7 @@ fn p3_a_new_process_counts_on_from_the_sum() {
     assert_eq!(Counter(&words).load(LIVE), 0);
     let counter = Counter(&words);
     counter.add(&entry(2, 0), 5);
-    assert!(counter.set_base(Tag(2), 4));
+    assert!(counter.set_base(Tag(2), 4, 0));
     begin_process(&words);
     begin_process(&words);
     assert_eq!(counter.read(&entry(2, 0)), Reading { tag: Tag(2), live: 0, base: 9, extra: 0 });

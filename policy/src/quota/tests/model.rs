@@ -56,11 +56,19 @@ impl Plain {
         }
     }
 
-    fn add(&mut self, amount: u64, at_us: i64) {
+    /// Counts a request, in the window the quota is in.
+    fn debit(&mut self, amount: u64, at_us: i64) {
         self.enter(at_us);
         if let Some((window, _)) = self.current {
             *self.used.entry(window.start_us).or_default() += amount;
         }
+    }
+
+    /// Counts anything else, in the window it is dated in.
+    fn add(&mut self, amount: u64, at_us: i64) {
+        self.enter(at_us);
+        let window = self.calendar.window(at_us);
+        *self.used.entry(window.start_us).or_default() += amount;
     }
 
     /// What may be used, grace included, for a request at an instant.
@@ -157,7 +165,8 @@ fn admits(quotas: &mut [Plain], meter: &str, cost: u64, at_us: i64) -> bool {
     let mut admitted = true;
     let mut throttled = vec![false; quotas.len()];
     for (quota, throttled) in quotas.iter_mut().zip(&mut throttled) {
-        if quota.at_limit == "allow_and_bill" || (quota.meter == meter && cost == 0) {
+        let counts = quota.meter == meter || quota.meter == "data_in";
+        if quota.at_limit == "allow_and_bill" || !counts || (quota.meter == meter && cost == 0) {
             continue;
         }
         let wanted = if quota.meter == meter { cost } else { 1 };
@@ -172,7 +181,11 @@ fn admits(quotas: &mut [Plain], meter: &str, cost: u64, at_us: i64) -> bool {
     if admitted {
         for (quota, throttled) in quotas.iter_mut().zip(throttled) {
             if quota.meter == meter && cost > 0 {
-                quota.add(cost, at_us);
+                if quota.at_limit == "allow_and_bill" || throttled {
+                    quota.add(cost, at_us);
+                } else {
+                    quota.debit(cost, at_us);
+                }
             }
             if throttled {
                 quota.tokens -= cost;
@@ -217,9 +230,12 @@ fn compare(policy: &Policy, quotas: &mut [Plain], at_us: i64) {
         let window = quota.calendar.window(at_us);
         let extra = quota.current.expect("it was entered").1;
         let expected = (quota.name, quota.used(), quota.limit, quota.granted(&window), extra);
-        let seen = (view.name, view.used, view.limit, view.granted, view.rolled_over);
+        let seen_window = view.window.expect("it has windows");
+        let (granted, extra) = (seen_window.granted, seen_window.rolled_over);
+        let seen = (view.name, view.used, view.limit, granted, extra);
         assert_eq!(seen, expected, "at {at_us}");
-        assert_eq!((view.start_us, view.end_us), (window.start_us, window.end_us));
+        let bounds = (seen_window.start_us, seen_window.end_us);
+        assert_eq!(bounds, (window.start_us, window.end_us));
     }
 }
 
@@ -253,14 +269,14 @@ fn p1_p2_p3_a_hundred_thousand_steps_are_those_of_a_plain_model() {
                 policy.roll(now_us);
                 enter(&mut quotas, now_us);
                 let amount = random.below(12);
-                policy.charge("team", "api_calls", amount, now_us);
+                policy.charge_event(&event("holding/team", "api_calls", now_us), amount, now_us);
                 for quota in quotas.iter_mut().filter(|quota| quota.meter == "api_calls") {
                     quota.add(amount, now_us);
                 }
             }
             2 if random.below(8) == 0 => {
                 change(&mut quotas, &mut random, now_us);
-                apply(&policy, &text(&quotas));
+                apply_at(&policy, &text(&quotas), now_us);
             }
             _ => {
                 let (path, meter, cost) = match random.below(8) {
@@ -276,7 +292,7 @@ fn p1_p2_p3_a_hundred_thousand_steps_are_those_of_a_plain_model() {
                         admitted += 1;
                         let bytes = random.below(3);
                         let meter = admission.permit.snapshot().meter_id("data_in");
-                        admission.permit.charge(meter.expect("a meter"), bytes);
+                        policy.charge(&admission.permit, meter.expect("a meter"), bytes, at_us);
                         quotas[3].add(bytes, at_us);
                     }
                     Decision::Deny(denial) => {

@@ -274,6 +274,16 @@ fn p4_a_grant_is_for_a_quota_that_is_there_at_its_own_instant() {
             assert!(lines.iter().all(|line| line.contains(&expected)), "{lines:?}");
         }
     }
+    // A gauge has no window to grant anything of, whenever its quota is there.
+    let level = document("second", feb).replace(
+        "name = \"second\", meter = \"api_calls\", limit = 9, per = \"month\"",
+        "name = \"second\", meter = \"storage\", limit = 9",
+    );
+    assert!(level.contains("meter = \"storage\""));
+    for judged in ["2026-01-01", "2026-02-15", "2027-01-01"] {
+        let found = check(&sources(&level), us(judged)).err().expect("refused").to_string();
+        assert!(found.contains("grant.t.second.quota: `second` is a quota of a gauge"), "{found}");
+    }
     let found =
         check(&sources(&document("first", "soon")), us("2026-02-15")).err().expect("refused");
     let lines: Vec<_> = found.0.iter().map(ToString::to_string).collect();

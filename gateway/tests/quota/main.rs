@@ -1,0 +1,8 @@
+//! Quotas by the real binary: to the unit, over `kill -9`, between nodes, and the same in ClickHouse.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+mod calls;
+mod nodes;
+mod orbit;
+mod storage;
+mod users;
