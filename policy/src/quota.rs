@@ -14,6 +14,7 @@
 mod counter;
 mod distinct;
 mod memory;
+mod pulse;
 mod view;
 
 use std::hash::Hasher;
@@ -31,6 +32,7 @@ use distinct::Distinct;
 pub(crate) use distinct::Entrance;
 pub(crate) use memory::leaked;
 pub use memory::{InMemory, Memory};
+pub use pulse::Pulse;
 pub use view::{AtLimit, Previous, QuotaView};
 
 /// A one-off addition to a quota, in the window that contains its instant.

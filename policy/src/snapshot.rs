@@ -5,6 +5,7 @@
 //! holding's and its plan's. Bucket state is shared with the snapshots before and after.
 
 mod guarantee;
+mod rates;
 mod rights;
 mod routes;
 mod scope;
@@ -15,6 +16,7 @@ use std::sync::{Arc, OnceLock};
 use hashbrown::HashTable;
 
 pub(crate) use guarantee::{GUARANTEE, Guarantee};
+pub use rates::{RatePlace, RateView};
 pub use rights::{Activated, Addon, Change, Entitlements, Figures, GrantedBy};
 pub(crate) use rights::{Missing, Rights};
 pub use routes::{NoRoute, RouteIndex};

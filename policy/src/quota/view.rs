@@ -39,7 +39,7 @@ impl AtLimit {
     }
 }
 
-/// A window that is over.
+/// A window that is over: the latest before the current one of which anything is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Previous {
     /// Its first instant, unix microseconds.
@@ -48,6 +48,9 @@ pub struct Previous {
     pub end_us: i64,
     /// What was used in it.
     pub used: u64,
+    /// What the documents in force now allow in it: the limit and grants. What had been rolled over
+    /// into it is not known any more.
+    pub limit: u64,
 }
 
 /// A quota in its current window. Amounts are units of its meter.
@@ -93,7 +96,7 @@ pub struct QuotaView<'s> {
     pub thresholds: &'s [u16],
     /// What happens at the limit.
     pub at_limit: AtLimit,
-    /// The window before, where anything is known of it.
+    /// The last window that is over, where anything is known of one.
     pub previous: Option<Previous>,
 }
 
@@ -125,9 +128,9 @@ impl Quota {
 
     fn previous(&self, window: &crate::calendar::Window) -> Option<Previous> {
         let (tag, used) = self.counter().previous();
-        let before = self.rules.calendar.before(window);
-        let (start_us, end_us) = (before.start_us, before.end_us);
-        (before.tag == tag).then_some(Previous { start_us, end_us, used })
+        let closed = self.rules.calendar.earlier(tag, window)?;
+        let limit = self.rules.limit.saturating_add(self.rules.granted(&closed));
+        Some(Previous { start_us: closed.start_us, end_us: closed.end_us, used, limit })
     }
 }
 
@@ -139,7 +142,12 @@ impl Tenant {
 }
 
 impl Snapshot {
-    fn quota_view<'s>(&'s self, slot: &Slot, quota: &'s Arc<Quota>, unix_us: i64) -> QuotaView<'s> {
+    pub(super) fn quota_view<'s>(
+        &'s self,
+        slot: &Slot,
+        quota: &'s Arc<Quota>,
+        unix_us: i64,
+    ) -> QuotaView<'s> {
         let (window, reading, allowance) = quota.read(unix_us);
         let (rules, label) = (&quota.rules, &self.labels[slot.label as usize]);
         let owner = &self.tenants[slot.owner as usize];
@@ -178,11 +186,15 @@ impl Snapshot {
     }
 
     /// Every quota once, where it stands.
-    fn quota_slots(&self) -> impl Iterator<Item = (&Slot, &Arc<Quota>)> {
-        self.quotas.iter().filter_map(|place| {
-            let slot = &self.tenants[place.owner as usize].chain[place.slot as usize];
-            Some((slot, slot.quota_here()?))
-        })
+    pub(super) fn quota_slots(&self) -> impl Iterator<Item = (&Slot, &Arc<Quota>)> {
+        (0..self.quotas.len()).filter_map(|place| self.quota_slot(place))
+    }
+
+    /// The quota at a place of those.
+    pub(super) fn quota_slot(&self, place: usize) -> Option<(&Slot, &Arc<Quota>)> {
+        let place = self.quotas.get(place)?;
+        let slot = &self.tenants[place.owner as usize].chain[place.slot as usize];
+        Some((slot, slot.quota_here()?))
     }
 
     pub(crate) fn quota(&self, key: u128) -> Option<&Arc<Quota>> {

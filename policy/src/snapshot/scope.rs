@@ -34,6 +34,11 @@ impl Snapshot {
 }
 
 impl Tenant {
+    /// The IANA name of its time zone: its days and months are those of its clocks.
+    pub fn zone_name(&self) -> &str {
+        self.days.zone_name()
+    }
+
     /// Whether `other` is this tenant or below it.
     pub fn holds(&self, other: &Tenant) -> bool {
         self.relative(&other.path).is_some()
