@@ -23,8 +23,8 @@ use orbit_meter::ship::{OldestOpen, ShipError, ShipSettings, Shipper, ShipperHan
 use orbit_policy::{Diagnostics, Policy, PolicySettings};
 
 use crate::admin::{self, AdminServer, AdminState, Readiness, Token, TokenError};
+use crate::alerts::Alerts;
 use crate::alerts::refusals::RefusalCounts;
-use crate::alerts::{Alerts, AlertsError};
 use crate::audit::{Auditor, AuditorError};
 use crate::clock::Clock;
 use crate::ingest::{Bounds, IngestServer, IngestState};
@@ -94,9 +94,6 @@ pub enum RunError {
     /// Shipping could not start.
     #[error(transparent)]
     Ship(#[from] ShipError),
-    /// Alerts could not start.
-    #[error(transparent)]
-    Alerts(#[from] AlertsError),
     /// The audit could not start.
     #[error(transparent)]
     Audit(#[from] AuditorError),
@@ -221,6 +218,17 @@ impl Parts {
         let limits = limit_state.resume(Arc::clone(&policy), Arc::clone(&clock), after_crash)?;
         let state = &settings.limits.directory;
         let members = MemberKeeper::start(state, Arc::clone(&policy), Arc::clone(&clock))?;
+        let thread = |thread| move |source| RunError::Thread { thread, source };
+        let refusal_counts = Arc::new(RefusalCounts::default());
+        // Before anything lets the window pass in which an earlier process was killed.
+        let alerts = Alerts::start(
+            state,
+            &settings.alerts,
+            Arc::clone(&policy),
+            Arc::clone(&refusal_counts),
+            Arc::clone(&clock),
+        )
+        .map_err(thread("alerts"))?;
 
         let journal = Journal::open(journal_settings(&settings.journal)).map_err(|source| {
             RunError::Journal { directory: settings.journal.directory.clone(), source }
@@ -228,7 +236,6 @@ impl Parts {
         // Before anything is shipped; and always, or what a kill left in doubt would be forgotten.
         let index = IndexSettings::new(settings.ingest.keep());
         let index = Arc::new(IngestIndex::open(&journal, &index, clock.unix_us())?);
-        let thread = |thread| move |source| RunError::Thread { thread, source };
         let refusals = Arc::new(Refusals::open(Arc::clone(&journal))?);
         let flusher = refusals.start().map_err(thread("refusals"))?;
         let storage = Storage::start(&settings.clickhouse, program)?;
@@ -263,15 +270,8 @@ impl Parts {
             checks::clickhouse(storage.handle(), Arc::downgrade(&shipper), Arc::clone(&clock));
         readiness.register("clickhouse", shipping);
         readiness.register("upstreams", checks::upstreams(Arc::clone(&pools)));
+        readiness.register("alerts", checks::alerts(alerts.handle(), Arc::clone(&clock)));
 
-        let refusal_counts = Arc::new(RefusalCounts::default());
-        let alerts = Alerts::start(
-            &settings.limits.directory,
-            &settings.alerts,
-            Arc::clone(&policy),
-            Arc::clone(&refusal_counts),
-            Arc::clone(&clock),
-        )?;
         let address = settings.admin.listen;
         let state = AdminState {
             token,

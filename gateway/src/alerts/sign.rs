@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn what_is_no_secret_is_named_by_its_line_only() {
-        for text in ["whsec_AAAA", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_!", "x"] {
+        for text in ["whsec_AAAA", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_!", "not-one"] {
             let said = secrets(&format!("\n{text}")).expect_err("no secret").to_string();
             assert!(said.contains(":2:") && !said.contains(text), "{said}");
         }

@@ -54,6 +54,11 @@ pub fn count(edge: &Edge, ctx: &Exchange, denial: &Denial) -> Problem {
         problem.status().as_u16(),
     );
     edge.refusal_counts.count(tenant.map_or("", |tenant| &tenant.path));
+    if let (Reason::QuotaExhausted(Exhausted { limit: 0, .. }), Some(quota)) =
+        (denial.reason, denial.limit())
+    {
+        edge.refusal_counts.ask_in_vain(quota.tenant, quota.name);
+    }
     edge.metrics.refused(reason);
     problem
 }

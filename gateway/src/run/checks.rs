@@ -7,6 +7,7 @@ use orbit_meter::ship::ShipperHandle;
 use serde_json::json;
 
 use crate::admin::Check;
+use crate::alerts::AlertsHandle;
 use crate::clock::Clock;
 use crate::settings::OnFull;
 use crate::storage::StorageHandle;
@@ -88,5 +89,24 @@ pub(super) fn upstreams(pools: Arc<Pools>) -> impl Fn() -> Check + Send + 'stati
         let detail =
             json!({ "servers": servers.len(), "healthy": healthy, "unhealthy": unhealthy });
         Check::informing(healthy == servers.len(), detail)
+    }
+}
+
+/// Alerts that cannot be recorded wait; no request has to.
+pub(super) fn alerts(
+    alerts: AlertsHandle,
+    clock: Arc<Clock>,
+) -> impl Fn() -> Check + Send + 'static {
+    move || {
+        let status = alerts.status();
+        let seconds_ago = |at_us: i64| (clock.unix_us() - at_us).max(0) as f64 / 1e6;
+        let detail = json!({
+            "pending": status.depth.pending,
+            "dead": status.depth.dead,
+            "oldest_pending_seconds": status.depth.oldest_us.map_or(0.0, seconds_ago),
+            "error": status.error,
+            "set_aside": status.set_aside,
+        });
+        Check::informing(status.error.is_none() && status.set_aside.is_none(), detail)
     }
 }
