@@ -2,38 +2,27 @@
 //! `kill -9` and restarts, and the same in ClickHouse (**P1**, **P3**, **M1**).
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
+#[path = "support/gateway.rs"]
+mod gateway;
+#[path = "support/up.rs"]
+mod up;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use gateway::upstream;
 use orbit_policy::ApiKey;
+use up::Up;
 
 /// The plan's users.
 const CAP: usize = 50;
 const CLIENTS: usize = 16;
 /// After this a state that should come is not coming.
 const BOUND: std::time::Duration = std::time::Duration::from_secs(60);
-
-/// An upstream that answers everything, for as long as the test program runs.
-fn upstream() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        for mut socket in listener.incoming().flatten() {
-            std::thread::spawn(move || {
-                let mut lines = BufReader::new(socket.try_clone().unwrap()).lines();
-                while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
-                let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi";
-                drop(socket.write_all(answer.as_bytes()));
-            });
-        }
-    });
-    address
-}
 
 /// Two teams of one holding, whose plan has [`CAP`] users.
 fn prepare(directory: &Path, keys: &[ApiKey; 2]) {
@@ -58,86 +47,36 @@ fn prepare(directory: &Path, keys: &[ApiKey; 2]) {
     }
     std::fs::create_dir(directory.join("policy")).unwrap();
     std::fs::write(directory.join("policy/all.toml"), policy).unwrap();
-    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let settings = std::fs::read_to_string(repository.join("config/orbit.toml")).unwrap();
-    std::fs::write(directory.join("orbit.toml"), settings).unwrap();
+    up::settings(directory);
 }
 
-/// A running `orbit up`; killed with the test at the latest.
-struct Orbit {
-    child: Child,
-    proxy: String,
-    database: String,
-}
-
-impl Drop for Orbit {
-    fn drop(&mut self) {
-        let _ended_already = self.child.kill();
-        let _reaped = self.child.wait();
-    }
-}
-
-/// The address after `before` in a line of the tour.
-fn address(line: &str, before: &str) -> Option<String> {
-    let rest = &line[line.find(before)? + before.len()..];
-    let end = rest.find([',', ' ', '/']).unwrap_or(rest.len());
-    Some(rest[..end].to_owned())
-}
+/// A running `orbit up` and what is asked of it.
+struct Orbit(Up);
 
 impl Orbit {
     fn start(directory: &Path) -> Orbit {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_orbit"))
-            .args(["up", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
-            .args(["--ingest-listen", "127.0.0.1:0"])
-            .args(["--http-port", "0", "--tcp-port", "0", "--demo-listen", "127.0.0.1:0"])
-            .arg("--config")
-            .arg(directory.join("orbit.toml"))
-            .arg("--data")
-            .arg(directory.join("data"))
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut orbit = Orbit { child, proxy: String::new(), database: String::new() };
-        for line in lines.by_ref().map_while(Result::ok) {
-            if line.contains("Orbit is running") {
-                orbit.proxy = address(&line, "proxy http://").unwrap();
-            }
-            if line.contains("X-ClickHouse-User") {
-                orbit.database = address(&line, "http://").unwrap();
-            }
-            if line.contains("Ctrl-C stops everything") {
-                break;
-            }
-        }
-        assert!(!orbit.database.is_empty(), "orbit up ended before it served");
-        // Keeps the pipe open and empty.
-        std::thread::spawn(move || lines.for_each(drop));
-        orbit
+        Orbit(Up::start(&directory.join("orbit.toml"), &directory.join("data")))
     }
 
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+    fn kill(self) {
+        self.0.kill();
     }
 
     /// Status and body of a request of this user, or of nobody.
     fn ask(&self, key: &ApiKey, user: Option<usize>) -> (u16, String) {
         let user = user.map(|user| format!("X-User: user-{user}\r\n")).unwrap_or_default();
         let fields = format!("Authorization: Bearer {}\r\n{user}", key.reveal());
-        let answer = exchange(&self.proxy, "GET / HTTP/1.1", &fields, "");
+        let answer = exchange(self.0.proxy, "GET / HTTP/1.1", &fields, "");
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         (head[9..12].parse().unwrap(), body.to_owned())
     }
 
     /// What the finance user sees.
     fn query(&self, directory: &Path, sql: &str) -> String {
-        let password = directory.join("data/clickhouse/finance.password");
-        let password = std::fs::read_to_string(password).unwrap();
-        let fields =
-            format!("X-ClickHouse-User: finance\r\nX-ClickHouse-Key: {}\r\n", password.trim());
+        let password = up::secret(directory, "data/clickhouse/finance.password");
+        let fields = format!("X-ClickHouse-User: finance\r\nX-ClickHouse-Key: {password}\r\n");
         // HTTP/1.0: the answer is not chunked.
-        let answer = exchange(&self.database, "POST / HTTP/1.0", &fields, sql);
+        let answer = exchange(self.0.database, "POST / HTTP/1.0", &fields, sql);
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         assert_eq!(&head[9..12], "200", "{sql}: {body}");
         body.trim().to_owned()
@@ -158,7 +97,7 @@ impl Orbit {
     }
 }
 
-fn exchange(address: &str, line: &str, fields: &str, body: &str) -> String {
+fn exchange(address: SocketAddr, line: &str, fields: &str, body: &str) -> String {
     let mut socket = TcpStream::connect(address).unwrap();
     let length = body.len();
     write!(

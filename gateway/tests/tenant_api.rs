@@ -2,9 +2,10 @@
 //! of the rows, page by page, and keys and tokens open only what they are for.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
-use std::io::{BufRead, BufReader};
+#[path = "support/up.rs"]
+mod up;
+
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
@@ -13,84 +14,27 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
+use up::Up;
 
-/// A running `orbit up` on the example configuration; killed with the test at the latest.
+/// A running `orbit up` on the example configuration.
 struct Orbit {
-    child: Child,
+    up: Up,
     home: PathBuf,
-    proxy: String,
-    admin: String,
-    database: String,
-}
-
-impl Drop for Orbit {
-    fn drop(&mut self) {
-        let _ended_already = self.child.kill();
-        let _reaped = self.child.wait();
-    }
-}
-
-fn address(line: &str, before: &str) -> Option<String> {
-    let (_, rest) = line.split_once(before)?;
-    Some(format!("http://{}", rest.split([',', ' ', '/']).next()?))
 }
 
 impl Orbit {
     fn start(home: &Path, upstream: &str) -> Orbit {
-        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-        let policy = home.join("policy");
-        std::fs::create_dir(&policy).unwrap();
-        for entry in std::fs::read_dir(repository.join("config/policy")).unwrap() {
-            let path = entry.unwrap().path();
-            let text = std::fs::read_to_string(&path).unwrap().replace("127.0.0.1:8090", upstream);
-            std::fs::write(policy.join(path.file_name().unwrap()), text).unwrap();
-        }
-        std::fs::copy(repository.join("config/orbit.toml"), home.join("orbit.toml")).unwrap();
-        let any = "127.0.0.1:0";
-        let mut child = Command::new(env!("CARGO_BIN_EXE_orbit"))
-            .args(["up", "--listen", any, "--admin-listen", any, "--ingest-listen", any])
-            .args(["--http-port", "0", "--tcp-port", "0", "--demo-listen", any])
-            .arg("--config")
-            .arg(home.join("orbit.toml"))
-            .arg("--data")
-            .arg(home.join("data"))
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (mut proxy, mut admin, mut database) = (None, None, None);
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-        for line in lines.by_ref() {
-            if line.contains("Orbit is running") {
-                (proxy, admin) = (address(&line, "proxy http://"), address(&line, "admin http://"));
-            }
-            if line.contains("X-ClickHouse-User") {
-                database = address(&line, "http://");
-            }
-            if line.contains("Ctrl-C stops everything") {
-                break;
-            }
-        }
-        // Keeps the pipe open and empty for the process's last words.
-        std::thread::spawn(move || lines.for_each(drop));
-        let ended = "orbit up ended before it served";
-        Orbit {
-            child,
-            home: home.to_owned(),
-            proxy: proxy.expect(ended),
-            admin: admin.expect(ended),
-            database: database.expect(ended),
-        }
+        up::example(home, upstream);
+        let up = Up::start(&home.join("orbit.toml"), &home.join("data"));
+        Orbit { up, home: home.to_owned() }
     }
 
     fn key(&self, tenant: &str) -> String {
-        let keys = std::fs::read_to_string(self.home.join("data/demo.env")).unwrap();
-        let name = format!("ORBIT_KEY_{tenant}=");
-        let line = keys.lines().find_map(|line| Some(line.split_once(&name)?.1.trim().to_owned()));
-        line.unwrap().trim_matches(['"', '\'']).to_owned()
+        up::demo_key(&self.home.join("data"), tenant)
     }
 
     async fn get(&self, path: &str, key: &str) -> (StatusCode, String) {
-        get(&format!("{}{path}", self.proxy), key).await
+        get(&format!("http://{}{path}", self.up.proxy), key).await
     }
 
     /// Asks until the key may, and until what happened before `until` is all there.
@@ -111,11 +55,10 @@ impl Orbit {
 
     /// What the finance user sees.
     async fn query(&self, sql: &str) -> String {
-        let file = self.home.join("data/clickhouse/finance.password");
-        let password = std::fs::read_to_string(file).unwrap();
-        let request = Request::post(format!("{}/", self.database))
+        let password = up::secret(&self.home, "data/clickhouse/finance.password");
+        let request = Request::post(format!("http://{}/", self.up.database))
             .header("x-clickhouse-user", "finance")
-            .header("x-clickhouse-key", password.trim())
+            .header("x-clickhouse-key", password)
             .body(Full::new(Bytes::from(sql.to_owned())))
             .unwrap();
         let (status, text) = send(request).await;
@@ -233,13 +176,13 @@ async fn a_tenant_sees_what_the_rows_say_and_nobody_elses() {
 }
 
 async fn tokens_and_keys_open_what_they_are_for(orbit: &Orbit, key: &str) {
-    let token = std::fs::read_to_string(orbit.home.join("data/admin.token")).unwrap();
-    let (status, body) = orbit.get("/orbit/v1/limits", token.trim()).await;
+    let token = up::secret(&orbit.home, "data/admin.token");
+    let (status, body) = orbit.get("/orbit/v1/limits", &token).await;
     assert_eq!(status, StatusCode::UNAUTHORIZED, "{body}");
-    let tenants = format!("{}/v1/tenants/acme-web/usage", orbit.admin);
+    let tenants = format!("http://{}/v1/tenants/acme-web/usage", orbit.up.admin);
     assert_eq!(get(&tenants, key).await.0, StatusCode::UNAUTHORIZED);
-    assert_eq!(get(&tenants, token.trim()).await.0, StatusCode::OK);
-    let metrics = get(&format!("{}/metrics", orbit.admin), token.trim()).await.1;
+    assert_eq!(get(&tenants, &token).await.0, StatusCode::OK);
+    let metrics = get(&format!("http://{}/metrics", orbit.up.admin), &token).await.1;
     let counted = "orbit_tenant_api_requests_total{endpoint=\"limits\",status=\"401\"} 1";
     assert!(metrics.contains(counted), "{metrics}");
 }

@@ -64,8 +64,11 @@ impl Sender {
         let mut connector = HttpConnector::new_with_resolver(resolver);
         connector.enforce_http(false);
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT.min(timeout)));
+        // By name: more than one is in the process, and which is its default is a matter of order.
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
         let connector = HttpsConnectorBuilder::new()
-            .with_webpki_roots()
+            .with_provider_and_webpki_roots(provider)
+            .expect("the provider has the ciphers of the default versions")
             .https_or_http()
             .enable_http1()
             .wrap_connector(connector);
