@@ -139,6 +139,11 @@ impl Calendar {
         self.period
     }
 
+    /// Its zone.
+    pub fn zone(&self) -> &TimeZone {
+        &self.zone
+    }
+
     /// The IANA name of its zone.
     pub fn zone_name(&self) -> &str {
         self.zone.iana_name().unwrap_or("UTC")

@@ -50,7 +50,8 @@ impl TenantApi {
             List::read(view, parameters, &PER, Since::Day, ("refusals", ""))?;
         let (question, now_us) = (list.question(), list.view.at.unix_us);
         let (store, after) = (self.store.clone(), list.after.clone());
-        let asked = self.desk.ask(async move {
+        let root = list.view.own().root().to_owned();
+        let asked = self.desk.ask(&root, async move {
             let complete = watermark(&store, now_us).await?;
             Ok((complete, store.own_refusals(&question, after.as_ref()).await?))
         });

@@ -34,9 +34,9 @@ impl Snapshot {
 }
 
 impl Tenant {
-    /// The IANA name of its time zone: its days and months are those of its clocks.
-    pub fn zone_name(&self) -> &str {
-        self.days.zone_name()
+    /// Its time zone: its days and months are those of its clocks.
+    pub fn zone(&self) -> &jiff::tz::TimeZone {
+        self.days.zone()
     }
 
     /// Whether `other` is this tenant or below it.
