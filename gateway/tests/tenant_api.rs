@@ -37,16 +37,30 @@ impl Orbit {
         get(&format!("http://{}{path}", self.up.proxy), key).await
     }
 
+    /// Asks until the key may.
+    async fn allowed(&self, path: &str, key: &str) -> String {
+        loop {
+            match self.get(path, key).await {
+                (StatusCode::TOO_MANY_REQUESTS, _) => tokio::task::yield_now().await,
+                (status, text) => {
+                    assert_eq!(status, StatusCode::OK, "{text}");
+                    return text;
+                }
+            }
+        }
+    }
+
+    /// When it is, by the gateway's clock.
+    async fn now(&self, key: &str) -> String {
+        let limits: Value =
+            serde_json::from_str(&self.allowed("/orbit/v1/limits", key).await).unwrap();
+        limits["at"].as_str().unwrap().to_owned()
+    }
+
     /// Asks until the key may, and until what happened before `until` is all there.
     async fn complete(&self, path: &str, key: &str, until: &str) -> Value {
         loop {
-            let (status, body) = self.get(path, key).await;
-            if status == StatusCode::TOO_MANY_REQUESTS {
-                tokio::task::yield_now().await;
-                continue;
-            }
-            assert_eq!(status, StatusCode::OK, "{body}");
-            let answer: Value = serde_json::from_str(&body).unwrap();
+            let answer: Value = serde_json::from_str(&self.allowed(path, key).await).unwrap();
             if answer["complete_until"].as_str().is_some_and(|complete| complete > until) {
                 return answer;
             }
@@ -98,11 +112,7 @@ async fn a_tenant_sees_what_the_rows_say_and_nobody_elses() {
     let home = tempfile::tempdir().unwrap();
     let orbit = Orbit::start(home.path(), &upstream().await);
     let (web, padaria) = (orbit.key("ACME_WEB"), orbit.key("PADARIA"));
-    let now = async || {
-        let (_, limits) = orbit.get("/orbit/v1/limits", &web).await;
-        serde_json::from_str::<Value>(&limits).unwrap()["at"].as_str().unwrap().to_owned()
-    };
-    let from = format!("from={}", now().await);
+    let from = format!("from={}", orbit.now(&web).await);
     let (mut granted, mut limited) = (0, 0);
     for path in ["/crm/a", "/projects/b"].into_iter().cycle() {
         match orbit.get(path, &web).await.0 {
@@ -120,7 +130,7 @@ async fn a_tenant_sees_what_the_rows_say_and_nobody_elses() {
     for _ in 0..5 {
         assert_eq!(orbit.get("/crm/c", &padaria).await.0, StatusCode::OK);
     }
-    let done = now().await;
+    let done = orbit.now(&web).await;
 
     let usage = orbit.complete(&format!("/orbit/v1/usage?per=total&{from}"), &web, &done).await;
     assert_eq!(sum(&usage, "requests"), granted, "{usage:#}");
@@ -165,14 +175,53 @@ async fn a_tenant_sees_what_the_rows_say_and_nobody_elses() {
     reasons.sort();
     assert_eq!(reasons, [("not_entitled".to_owned(), 1), ("rate_limited".to_owned(), 3)]);
 
+    // Nothing of the levels above, of which the key's tenant is the lowest.
+    let mut limits = Value::Null;
+    for path in ["/orbit/v1/limits", "/orbit/v1/usage?by=tenant", "/orbit/v1/refusals?per=total"] {
+        let text = orbit.allowed(path, &web).await;
+        for above in ["\"acme\"", "acme/", "acme-brasil", "acme-retail", "acme-marketing"] {
+            assert!(!text.contains(above), "S1: {above} is in the answer to {path}: {text}");
+        }
+        if path.ends_with("limits") {
+            limits = serde_json::from_str(&text).unwrap();
+        }
+    }
+    assert!(limits["limits"].as_array().unwrap().iter().any(|limit| limit["level"] == "holding"));
+
     let other = orbit
         .complete(&format!("/orbit/v1/usage?per=total&by=tenant&{from}"), &padaria, &done)
         .await;
     assert_eq!((sum(&other, "requests"), &other["rows"][0]["tenant"]), (5, &"padaria".into()));
+    a_level_that_was_reported_lasts(&orbit, &web).await;
     tokens_and_keys_open_what_they_are_for(&orbit, &web).await;
     // None of the questions is a row.
     let rows = orbit.query(&format!("SELECT sum(requests) {of_web}")).await;
     assert_eq!(rows, granted.to_string());
+}
+
+async fn a_level_that_was_reported_lasts(orbit: &Orbit, key: &str) {
+    let event = serde_json::json!({
+        "specversion": "1.0", "id": "1", "source": "/erp", "type": "storage",
+        "subject": "acme-web", "data": { "quantity": 5_000_000 },
+    });
+    let token = up::secret(&orbit.home, "data/ingest.token");
+    let request = Request::post(format!("http://{}/v1/events", orbit.up.ingest))
+        .header("authorization", format!("Bearer {token}"))
+        .header("content-type", "application/cloudevents+json")
+        .body(Full::new(Bytes::from(event.to_string())))
+        .unwrap();
+    let (status, body) = send(request).await;
+    assert_eq!(status, StatusCode::ACCEPTED, "{body}");
+    let now = orbit.now(key).await;
+    let usage = orbit.complete("/orbit/v1/usage?per=month&by=tenant", key, &now).await;
+    let rows = usage["rows"].as_array().unwrap();
+    let storage = rows.iter().find(|row| row["meter"] == "storage").unwrap();
+    assert_eq!((&storage["aggregate"], &storage["unit"]), (&"gauge".into(), &"bytes".into()));
+    assert_eq!((&storage["peak"], &storage["level"]), (&"5000000".into(), &"5000000".into()));
+    assert_eq!((&storage["tenant"], &storage["requests"]), (&"acme-web".into(), &1.into()));
+    let hours: f64 = storage["quantity"].as_str().unwrap().parse().unwrap();
+    assert!((0.0..5_000_000.0).contains(&hours), "not yet an hour: {hours}");
+    assert_eq!(usage["zone"], "America/Sao_Paulo", "{usage}");
 }
 
 async fn tokens_and_keys_open_what_they_are_for(orbit: &Orbit, key: &str) {

@@ -236,7 +236,7 @@ async fn broken_policy_is_refused_and_traffic_goes_on(orbit: &Up, directory: &Pa
     let invalid = "orbit_meter_values_invalid_total{meter=\"processing\"} 1";
     assert!(metrics.contains(invalid), "{metrics}");
     std::fs::remove_file(&bad).unwrap();
-    let policy = || get(format!("{}/v1/policy", orbit.admin), Some(token.trim()));
+    let policy = || get(format!("http://{}/v1/policy", orbit.admin), Some(token.trim()));
     loop {
         let json: Value = serde_json::from_str(&policy().await.2).unwrap();
         if json["last_error"].is_null() {

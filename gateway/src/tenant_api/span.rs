@@ -216,9 +216,8 @@ mod tests {
     #[test]
     fn zones_whose_hours_are_not_those_of_utc_are_known() {
         let november = Span { from_s: 1_793_491_200, to_s: 1_796_083_200 };
-        let is_whole = |name: &str, span: Span| {
-            span.has_whole_hours(&TimeZone::get(name).expect("a zone"))
-        };
+        let is_whole =
+            |name: &str, span: Span| span.has_whole_hours(&TimeZone::get(name).expect("a zone"));
         for name in ["UTC", "America/Sao_Paulo", "Europe/Berlin", "Pacific/Apia"] {
             assert!(is_whole(name, november), "{name}");
         }
