@@ -221,15 +221,15 @@ fn no_tenant() -> Box<Problem> {
 }
 
 /// Why the database gave no answer, without its own words: they may name what is not the tenant's.
-fn unanswered(error: Unanswered) -> Box<Problem> {
-    let detail = match &error {
+fn unanswered(error: &Unanswered) -> Box<Problem> {
+    let detail = match error {
         Unanswered::Busy => "Too many questions are being answered; ask again.",
         Unanswered::Late => "The usage database did not answer in time; ask again, or for less.",
         Unanswered::Store(_) | Unanswered::Stopping => {
             "The usage database does not answer at the moment."
         }
     };
-    tracing::debug!(error = &error as &dyn std::error::Error, "a tenant's question had no answer");
+    tracing::debug!(error = error as &dyn std::error::Error, "a tenant's question had no answer");
     let problem = Problem::of_type(StatusCode::SERVICE_UNAVAILABLE, REDUCED_CAPACITY, detail);
     Box::new(problem.header("Retry-After", RETRY_AFTER))
 }

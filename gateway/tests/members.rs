@@ -22,7 +22,7 @@ use up::Up;
 const CAP: usize = 50;
 const CLIENTS: usize = 16;
 /// After this a state that should come is not coming.
-const BOUND: std::time::Duration = std::time::Duration::from_secs(60);
+const BOUND: std::time::Duration = std::time::Duration::from_mins(1);
 
 /// Two teams of one holding, whose plan has [`CAP`] users.
 fn prepare(directory: &Path, keys: &[ApiKey; 2]) {

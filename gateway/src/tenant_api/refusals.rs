@@ -55,7 +55,7 @@ impl TenantApi {
             let complete = watermark(&store, now_us).await?;
             Ok((complete, store.own_refusals(&question, after.as_ref()).await?))
         });
-        let (complete_us, mut rows) = asked.await.map_err(unanswered)?;
+        let (complete_us, mut rows) = asked.await.map_err(|error| unanswered(&error))?;
         let next_cursor = list.cut(&mut rows, |row: &RefusalRow| {
             let RefusalRow { period, reason, app, route, tenant, .. } = row.clone();
             (period, reason, app, route, tenant)

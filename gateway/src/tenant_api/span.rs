@@ -180,6 +180,7 @@ mod tests {
         span(query, Since::Month, "UTC")
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "it is compared with what may fail")]
     fn hours(from: &str, to: &str) -> Result<(String, String), String> {
         Ok((from.to_owned(), to.to_owned()))
     }

@@ -196,7 +196,7 @@ impl TenantApi {
             let complete = watermark(&store, now_us).await?;
             Ok((complete, store.own_usage(&question, by, &others, after.as_ref()).await?))
         });
-        let (complete_us, mut rows) = asked.await.map_err(unanswered)?;
+        let (complete_us, mut rows) = asked.await.map_err(|error| unanswered(&error))?;
         let place = |row: &UsageRow| (row.period, row.part.clone(), row.meter.clone());
         let next_cursor = list.cut(&mut rows, place);
         let rows = rows.into_iter().map(|row| describe(&list.view.snapshot, row, by)).collect();

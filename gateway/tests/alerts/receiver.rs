@@ -14,7 +14,7 @@ use serde_json::Value;
 use sha2::Sha256;
 
 /// After this what should happen is not happening.
-const BOUND: Duration = Duration::from_secs(60);
+const BOUND: Duration = Duration::from_mins(1);
 
 /// Tries until there is something.
 pub(crate) fn until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {

@@ -141,7 +141,7 @@ async fn build(
     let settings = StageSettings {
         policy: teams.document(),
         settings: format!(
-            "[alerts]\nretry_base_ms = 20\ntimeout_ms = 500\n[[alerts.webhook]]\nid = \"receiver\"\n\
+            "[alerts]\nretry_base_ms = 10\ntimeout_ms = 500\n[[alerts.webhook]]\nid = \"receiver\"\n\
              url = \"http://127.0.0.1:{port}/hook\"\nsecret_file = \"webhook.secret\"\n\
              allow_private = true\ntypes = [\"quota.threshold_crossed\", \"quota.exhausted\"]\n"
         ),

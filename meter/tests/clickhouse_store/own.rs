@@ -24,7 +24,7 @@ fn scope(root: &str, per: &'static str) -> OwnScope {
         now_us: i64::MAX,
         per,
         rows: 1_000,
-        timeout: Duration::from_secs(60),
+        timeout: Duration::from_mins(1),
     }
 }
 
