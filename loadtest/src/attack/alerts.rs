@@ -76,6 +76,12 @@ pub async fn run(
     let using = Using::start(&mut teams, plan, &stage);
     kill(&mut stage, &mut receiver, plan).await?;
     let used = using.end(&mut teams).await?;
+    // From here on it takes everything, or the last of many bad moments would decide how long this
+    // takes.
+    receiver.daemon.kill().await;
+    receiver.daemon.argue("--trouble=0");
+    receiver.daemon.start()?;
+    receiver.listens().await?;
     let (must, may) = teams.crossings();
     let mut view = ProgressView::new("alerts", quiet);
     let mut watch = |taken, of| view.counted(taken, of, "crossings taken");
