@@ -1,14 +1,14 @@
 //! Alerts: one event for each crossing, delivered until somebody has it.
 //!
-//! Every quarter of a second all quotas are looked at ([`quotas`]), every second how much rate limits
-//! are in use ([`capacity`]), every minute what was refused ([`refusals`]). What is new becomes an
-//! event in the [`outbox`], once for all time, and only then a line of the log, a metric and
-//! deliveries ([`deliver`], [`send`]) as Standard Webhooks ([`sign`]) to addresses that may be sent to
-//! ([`guard`]). Requests do nothing for it but count refusals.
+//! Every quarter of a second all quotas are looked at ([`quotas`]), every second how much rate
+//! limits are in use ([`capacity`]), every minute what was refused ([`refusals`]). What is new
+//! becomes an event in the [`outbox`], once for all time, and only then a line of the log, a metric
+//! and deliveries ([`deliver`], [`send`]) as Standard Webhooks ([`sign`]) to addresses that may be
+//! sent to ([`guard`]). Requests do nothing for it but count refusals.
 //!
 //! Guarantees: a crossing that outlives the process in the counts is told exactly once, whatever
-//! dies; a delivery is made at least once, under one id. While the outbox cannot be written, what is
-//! found waits for it, and the gateway goes on.
+//! dies; a delivery is made at least once, under one id. While the outbox cannot be written, what
+//! is found waits for it, and the gateway goes on.
 
 pub mod capacity;
 pub mod deliver;
@@ -73,7 +73,8 @@ pub struct AlertsHandle {
 }
 
 impl AlertsHandle {
-    /// Makes dead deliveries pending again, at once; a webhook that had answered 410 is tried again.
+    /// Makes dead deliveries pending again, at once; a webhook that had answered 410 is tried
+    /// again.
     pub fn replay(&self, which: Replay<'_>, now_us: i64) -> Result<Replayed, OutboxError> {
         let replayed = self.outbox.replay(which, &|id| self.has_webhook(id), now_us)?;
         for receiver in &*self.receivers {

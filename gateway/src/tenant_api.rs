@@ -7,10 +7,10 @@
 //! - **S1** A key sees its tenant and what is below it. Any other tenant is answered like one that
 //!   does not exist. Of what stands above it and holds it, a limit or a quota, a key sees the name
 //!   and the level (`holding/requests`), how much is allowed and how much is left: that much the
-//!   `RateLimit` fields of every answer must say. It never sees whose it is, and of what others used
-//!   no more than follows from what is left. The same rule holds for every answer of the gateway to a
-//!   tenant: here, in header fields, and in refusals ([`proxy::refusal`](crate::proxy)). Operators,
-//!   by the admin API, see everything.
+//!   `RateLimit` fields of every answer must say. It never sees whose it is, and of what others
+//!   used no more than follows from what is left. The same rule holds for every answer of the
+//!   gateway to a tenant: here, in header fields, and in refusals
+//!   ([`proxy::refusal`](crate::proxy)). Operators, by the admin API, see everything.
 //! - Nothing is taken from a limit and nothing is metered; but one key can ask ten times a second
 //!   only ([`brake`]), and the database is asked a few questions at a time, each for a few seconds,
 //!   and fewer for each root of the tree ([`desk`]).

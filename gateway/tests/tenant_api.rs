@@ -1,5 +1,5 @@
-//! What tenants see of themselves, by a whole `orbit up` with the real engine: the numbers are those
-//! of the rows, page by page, and keys and tokens open only what they are for.
+//! What tenants see of themselves, by a whole `orbit up` with the real engine: the numbers are
+//! those of the rows, page by page, and keys and tokens open only what they are for.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
 #[path = "support/up.rs"]

@@ -169,8 +169,8 @@ impl Stage {
         let arguments = arguments.concat();
         let mut engine =
             Daemon::new("clickhouse", launcher, orbit, arguments, log("clickhouse.log"));
-        // The engine's library aborts when a client goes away within the head of a request. A gateway
-        // that embeds it starts it again; here the attacks do.
+        // The engine's library aborts when a client goes away within the head of a request. A
+        // gateway that embeds it starts it again; here the attacks do.
         engine.allow_aborts();
         engine.start()?;
         let server = loopback(http);

@@ -183,8 +183,8 @@ impl Calendar {
         self.as_window(before_s, end_s)
     }
 
-    /// The latest window with this tag that is before `window`, as far back as tags compare rightly.
-    /// `None`: there is none.
+    /// The latest window with this tag that is before `window`, as far back as tags compare
+    /// rightly. `None`: there is none.
     pub fn earlier(&self, tag: Tag, window: &Window) -> Option<Window> {
         let before = self.before(window);
         if before.tag == tag {

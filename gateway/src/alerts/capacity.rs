@@ -1,7 +1,7 @@
 //! Rate limits that will soon be too small: the signal to give a tenant more, before it is refused.
 //!
-//! Once a second every limit is asked whether anything of it is spent. The share of a minute in which
-//! that is so is the rate of what was admitted over the limit's own
+//! Once a second every limit is asked whether anything of it is spent. The share of a minute in
+//! which that is so is the rate of what was admitted over the limit's own
 //! ([`Snapshot::is_rate_in_use`]), so requests do nothing for it. A limit that was in use for more
 //! than [`BUSY_PERCENT`] of each of the last five minutes, and not less at their end than at their
 //! beginning, is told, once while it lasts. One that fills slowly works off a burst for longer than
@@ -82,7 +82,8 @@ impl CapacityWatch {
     /// A minute is over.
     pub fn minute(&mut self, now_us: i64, found: &mut Found<'_>) {
         let Some(snapshot) = &self.snapshot else { return };
-        // After a reload most of the minute was not seen: it neither adds to an episode nor ends one.
+        // After a reload most of the minute was not seen: it neither adds to an episode nor ends
+        // one.
         if self.looks < FEW_LOOKS {
             return;
         }
@@ -139,7 +140,7 @@ fn tell(name: &str, busy: &Busy, building: &Building<u8>, now_us: i64) -> Signal
     let last = &building.minutes[building.minutes.len().saturating_sub(MINUTES)..];
     let sum: u32 = last.iter().map(|percent| u32::from(*percent)).sum();
     let facts = [
-        ("limit", json!(busy.name)),
+        ("rate_limit", json!(busy.name)),
         ("level", json!(busy.level.as_str())),
         ("per_second", json!(per_second(busy.interval_ns))),
         ("burst", json!(busy.burst)),
@@ -261,7 +262,7 @@ mod tests {
         let [signal] = &told[..] else { panic!("{told:?}") };
         assert_eq!((signal.kind, &*signal.path), (Kind::ForecastExceeded, "acme"));
         assert_eq!(
-            (&signal.data["limit"], &signal.data["level"]),
+            (&signal.data["rate_limit"], &signal.data["level"]),
             (&"requests".into(), &"plan".into())
         );
         assert_eq!(signal.data["per_second"], 10.0);

@@ -3,9 +3,9 @@
 //! A webhook has a task of its own, so one that is slow or away delays no other, and one event that
 //! it is slow to take delays no other event. Delays between attempts grow from 5 s to 14 h (the
 //! schedule Standard Webhooks recommends, from `retry_base_ms`) and differ by chance, so that what
-//! failed together is not tried together. After the last attempt a delivery is dead until an operator
-//! replays it. After a 410 every delivery is, until a replay or a restart lets the webhook be tried
-//! again.
+//! failed together is not tried together. After the last attempt a delivery is dead until an
+//! operator replays it. After a 410 every delivery is, until a replay or a restart lets the webhook
+//! be tried again.
 //!
 //! What came of an attempt is noted before the next one at the same event: while it cannot be (the
 //! disk may be full), the event is not sent again.
@@ -25,8 +25,8 @@ use super::send::{Sender, Sent};
 use crate::clock::Clock;
 use crate::settings::Webhook;
 
-/// Delays before each further attempt, in units of the first: 5 s, 30 s, 2 min, 10 min, 30 min, 1 h,
-/// 2 h, 5 h, 10 h, 14 h.
+/// Delays before each further attempt, in units of the first: 5 s, 30 s, 2 min, 10 min, 30 min, 1
+/// h, 2 h, 5 h, 10 h, 14 h.
 const DELAYS: [u64; 10] = [1, 6, 24, 120, 360, 720, 1_440, 3_600, 7_200, 10_080];
 /// Deliveries under way to one webhook.
 const AT_ONCE: usize = 16;

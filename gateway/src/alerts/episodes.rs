@@ -1,8 +1,8 @@
 //! What goes on for a while: told when it has lasted, once, however long it goes on.
 //!
-//! An episode begins when something was so for some minutes in a row, and is over after five minutes
-//! that were not. While it lasts its beginning is kept, so that a restart in the middle neither
-//! tells it again nor forgets that it goes on.
+//! An episode begins when something was so for some minutes in a row, and is over after five
+//! minutes that were not. While it lasts its beginning is kept, so that a restart in the middle
+//! neither tells it again nor forgets that it goes on.
 
 use std::collections::BTreeMap;
 
@@ -47,8 +47,8 @@ impl<T> Episodes<T> {
         Episodes { kind, building: BTreeMap::new(), going: own.collect() }
     }
 
-    /// Takes what was so in a minute that is over. `has_lasted` says of the minutes in a row whether
-    /// that is an episode. Those that begin are returned; every change goes to `changed`.
+    /// Takes what was so in a minute that is over. `has_lasted` says of the minutes in a row
+    /// whether that is an episode. Those that begin are returned; every change goes to `changed`.
     pub fn minute(
         &mut self,
         held: BTreeMap<String, T>,

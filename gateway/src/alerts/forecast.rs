@@ -3,9 +3,9 @@
 //! What adds up is taken to go on at the pace of the window so far. Distinct members do not add up
 //! like that: most are seen early and then again and again, so a pace from the beginning foretells
 //! far too many. For those only the newcomers of the last two slices of the window count, each of a
-//! week or more, since days and nights and weekends differ; and newcomers are taken to become fewer as
-//! they did, by the ratio of the two. Where there are too few to tell, or the window is no longer than
-//! two weeks, nothing is foretold.
+//! week or more, since days and nights and weekends differ; and newcomers are taken to become fewer
+//! as they did, by the ratio of the two. Where there are too few to tell, or the window is no
+//! longer than two weeks, nothing is foretold.
 
 use super::told::Span;
 

@@ -1,10 +1,10 @@
 //! What is to be delivered, to whom, and what came of it: a small transactional database.
 //!
 //! Guarantees:
-//! - An event is in it, for each of its webhooks, before anybody hears of it, in one transaction with
-//!   what it was found by ([`Findings`]): whatever dies, it is told, and never told again.
-//! - A delivery is pending, dead or delivered, and only one of these. None is forgotten before it was
-//!   delivered: what is pending or dead stays until it is.
+//! - An event is in it, for each of its webhooks, before anybody hears of it, in one transaction
+//!   with what it was found by ([`Findings`]): whatever dies, it is told, and never told again.
+//! - A delivery is pending, dead or delivered, and only one of these. None is forgotten before it
+//!   was delivered: what is pending or dead stays until it is.
 //! - A call that fails changes nothing, and the next one may succeed ([`file`]).
 
 mod deliveries;

@@ -1,11 +1,11 @@
-//! Crossings of quotas, found by looking at all of them again and again, so that requests do nothing
-//! for it.
+//! Crossings of quotas, found by looking at all of them again and again, so that requests do
+//! nothing for it.
 //!
-//! A look costs a few words for each quota whose count is as it was ([`Pulse`]); only the others, and
-//! those whose window ended, are read. What was told of a quota is kept ([`Told`]), so nothing is
-//! told twice; what was counted is kept by the counters, so what a killed process did not get round to
-//! is found by the next one. A window that is over is judged once more, by what was allowed in it:
-//! a counter remembers the last window it counted in, however long ago.
+//! A look costs a few words for each quota whose count is as it was ([`Pulse`]); only the others,
+//! and those whose window ended, are read. What was told of a quota is kept ([`Told`]), so nothing
+//! is told twice; what was counted is kept by the counters, so what a killed process did not get
+//! round to is found by the next one. A window that is over is judged once more, by what was
+//! allowed in it: a counter remembers the last window it counted in, however long ago.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -232,8 +232,8 @@ impl QuotaWatch {
         found.findings.told.insert(view.key, watched.told.clone());
     }
 
-    /// Foretells, where it can be, that the quota is used up before its window ends. Returns when it
-    /// is worth another look, or the window's end.
+    /// Foretells, where it can be, that the quota is used up before its window ends. Returns when
+    /// it is worth another look, or the window's end.
     fn foretell(
         &mut self,
         standing: Standing<'_>,

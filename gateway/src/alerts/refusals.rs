@@ -1,5 +1,5 @@
-//! Tenants that are refused again and again: more than so many times a minute for so many minutes in
-//! a row ([`episodes`](super::episodes)).
+//! Tenants that are refused again and again: more than so many times a minute for so many minutes
+//! in a row ([`episodes`](super::episodes)).
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,8 +1,9 @@
 //! One attempt to deliver an event to a webhook.
 //!
-//! Guarantees: an answer's header is there within the timeout or not at all, no redirect is followed,
-//! the body of the answer is not read, and the connection goes where [`guard`](super::guard) looked. What failed is said in
-//! words without secrets, query or user of the URL.
+//! Guarantees: an answer's header is there within the timeout or not at all, no redirect is
+//! followed, the body of the answer is not read, and the connection goes where
+//! [`guard`](super::guard) looked. What failed is said in words without secrets, query or user of
+//! the URL.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
 //! Signatures of Standard Webhooks (standardwebhooks.com, specification 1.0.0).
 //!
 //! `v1,` and the base64 of HMAC-SHA256 over `{id}.{timestamp}.{body}`. While a secret is rotated a
-//! webhook has several, and each signs. A secret is `whsec_` and the base64 of 24 to 64 bytes; it is
-//! in no log, error or `Debug`.
+//! webhook has several, and each signs. A secret is `whsec_` and the base64 of 24 to 64 bytes; it
+//! is in no log, error or `Debug`.
 
 use std::fmt;
 use std::io;

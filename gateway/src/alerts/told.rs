@@ -1,9 +1,9 @@
 //! What was told of one quota, as it is kept: enough to tell each crossing once.
 //!
-//! A crossing of a window is known by its threshold and the allowance it is a share of. Once told it
-//! is not told again in that window, however often a process starts or documents are loaded. If the
-//! allowance is raised so far that use is below the threshold again, and use then grows over it, that
-//! is another crossing, of another allowance.
+//! A crossing of a window is known by its threshold and the allowance it is a share of. Once told
+//! it is not told again in that window, however often a process starts or documents are loaded. If
+//! the allowance is raised so far that use is below the threshold again, and use then grows over
+//! it, that is another crossing, of another allowance.
 //!
 //! A level (of storage, say) has no windows and goes up and down. Its crossings are episodes with
 //! numbers: one begins when it rises over a threshold, and the next can only begin after it fell

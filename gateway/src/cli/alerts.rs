@@ -19,9 +19,9 @@ Examples:
   orbit alerts list --state dead           what was given up, and why
   orbit alerts replay --webhook operations once more, when the receiver works again
 
-A delivery is pending until its webhook answers 2xx. It is dead after the last of eleven attempts, at
-once when the webhook answers 410 Gone, and when the settings have its webhook no more; then it waits
-for a replay. Alerts that everybody has are kept for forty days.")]
+A delivery is pending until its webhook answers 2xx. It is dead after the last of eleven attempts,
+at once when the webhook answers 410 Gone, and when the settings have its webhook no more; then it
+waits for a replay. Alerts that everybody has are kept for forty days.")]
 pub(super) enum Alerts {
     List(List),
     Replay(Replay),
@@ -68,7 +68,8 @@ Examples:
   orbit alerts replay --webhook operations
   orbit alerts replay --all
 
-A webhook that had answered 410 Gone is tried again. The gateway must run, as for `orbit alerts list`.")]
+A webhook that had answered 410 Gone is tried again. The gateway must run, as for `orbit alerts
+list`.")]
 pub(super) struct Replay {
     #[command(flatten)]
     config: Config,

@@ -1,9 +1,9 @@
 //! Where questions to the usage database are asked: a thread and a client of its own.
 //!
-//! The proxy's threads have a runtime each, and a pooled connection lives on the runtime that opened
-//! it; here all questions share one. Guarantees that there are never more than [`MAX_QUESTIONS`]
-//! under way, that each ends within [`TIMEOUT`], and that one is given up when nobody waits for its
-//! answer any more.
+//! The proxy's threads have a runtime each, and a pooled connection lives on the runtime that
+//! opened it; here all questions share one. Guarantees that there are never more than
+//! [`MAX_QUESTIONS`] under way, that each ends within [`TIMEOUT`], and that one is given up when
+//! nobody waits for its answer any more.
 
 use std::collections::HashMap;
 use std::future::Future;

@@ -1,4 +1,5 @@
-//! The time a question is about: whole hours of the tenant's clocks, half-open, in its own calendar.
+//! The time a question is about: whole hours of the tenant's clocks, half-open, in its own
+//! calendar.
 
 use jiff::civil::Date;
 use jiff::tz::TimeZone;

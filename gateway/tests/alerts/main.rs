@@ -1,4 +1,5 @@
-//! Alerts end to end: deliveries over real sockets, on real disks, by real processes that are killed.
+//! Alerts end to end: deliveries over real sockets, on real disks, by real processes that are
+//! killed.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
 mod deliveries;

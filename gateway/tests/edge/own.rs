@@ -271,8 +271,8 @@ async fn p1_one_key_asks_twenty_times_at_once_and_no_more() {
 /// Ids of everybody whom the team's key must not hear of.
 const OTHERS: [&str; 5] = ["acme", "stores", "globex", "gone", "poor"];
 
-/// Whether an answer names somebody else than the key's own tenant: as a whole word, in its fields or
-/// its body.
+/// Whether an answer names somebody else than the key's own tenant: as a whole word, in its fields
+/// or its body.
 fn names_others(headers: &http::HeaderMap, body: &[u8]) -> Option<String> {
     let fields = headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()));
     let body = String::from_utf8_lossy(body).into_owned();

@@ -1,11 +1,11 @@
-//! Every crossing of a quota is told, under one id, whatever dies: the gateway, the receiver, or what
-//! is between them.
+//! Every crossing of a quota is told, under one id, whatever dies: the gateway, the receiver, or
+//! what is between them.
 //!
 //! Teams use up quotas through a real gateway that is killed again and again. Its alerts go to a
 //! receiver, another process, that refuses, stalls and closes at random, is killed as well, and
-//! checks each signature by an implementation that is not ours. In the end each crossing that follows
-//! from the policy and the answers must have been taken at least once, under one id; and nothing else
-//! may have been told.
+//! checks each signature by an implementation that is not ours. In the end each crossing that
+//! follows from the policy and the answers must have been taken at least once, under one id; and
+//! nothing else may have been told.
 
 mod plan;
 mod receiver;
@@ -193,8 +193,8 @@ async fn kill(
     Ok(())
 }
 
-/// Waits until every crossing was taken and nothing is pending, and replays what is dead. Returns how
-/// much that was.
+/// Waits until every crossing was taken and nothing is pending, and replays what is dead. Returns
+/// how much that was.
 async fn await_delivery(
     stage: &mut Stage,
     receiver: &Receiver,

@@ -73,8 +73,8 @@ pub struct Replayed {
 }
 
 impl Outbox {
-    /// Deliveries to a webhook whose time has come, at most `most` and none of `under_way`, and when
-    /// the next one comes after those.
+    /// Deliveries to a webhook whose time has come, at most `most` and none of `under_way`, and
+    /// when the next one comes after those.
     pub fn due(
         &self,
         webhook: &str,
@@ -219,8 +219,8 @@ impl Outbox {
         })
     }
 
-    /// Forgets events recorded before an instant of which nothing is pending or dead, at most `most`
-    /// at a time. Returns how many.
+    /// Forgets events recorded before an instant of which nothing is pending or dead, at most
+    /// `most` at a time. Returns how many.
     pub fn prune(&self, before_us: i64, most: usize) -> Done<usize> {
         let mut old = Vec::new();
         self.store.read(|tables| {
@@ -279,7 +279,8 @@ impl<'t> Deliveries<'t> {
         })
     }
 
-    /// Takes a pending delivery out of where it waits. Its attempts so far; `None`: it is not pending.
+    /// Takes a pending delivery out of where it waits. Its attempts so far; `None`: it is not
+    /// pending.
     fn take(&mut self, place: Place<'_>) -> Result<Option<u32>, redb::Error> {
         let (_, id, webhook) = place;
         let Some(standing) = self.pending.remove(place)? else { return Ok(None) };

@@ -200,7 +200,8 @@ struct Roomy {
 }
 
 impl Roomy {
-    /// Allocates the blocks of a file of `length` bytes, and room beyond its end where there is any.
+    /// Allocates the blocks of a file of `length` bytes, and room beyond its end where there is
+    /// any.
     fn allocate(&self, length: u64) -> io::Result<()> {
         let allocate = |bytes| fallocate(&self.room, FallocateFlags::KEEP_SIZE, 0, bytes);
         let ahead = allocate(length + ROOM_BYTES);

@@ -1,8 +1,8 @@
 //! Who asks for how much of which quotas, and which crossings that must lead to.
 //!
 //! Holdings of four teams each. A team has three quotas, of which the last refuses; three teams of
-//! four ask until they are refused, the fourth stops in between. The holding's own quota is shared by
-//! all of them.
+//! four ask until they are refused, the fourth stops in between. The holding's own quota is shared
+//! by all of them.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -34,8 +34,8 @@ const OF_TEAM: [Quota; 3] = [
 const SHARED: Quota =
     Quota { name: "shared", limit: 160, thresholds: &[50, 75, 95], blocks: false };
 
-/// A crossing, by the path of the quota's tenant, the quota's name, and the percentage; `None`: it is
-/// used up.
+/// A crossing, by the path of the quota's tenant, the quota's name, and the percentage; `None`: it
+/// is used up.
 pub(super) type Crossing = (String, String, Option<u64>);
 
 /// A team, and what came of its requests.
