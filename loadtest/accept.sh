@@ -13,6 +13,8 @@
 #   accept.sh disk        the journal's disk is full, for both settings of journal.on_full (root)
 #   accept.sh power       the machine loses power: what is lost is little, and said (root)
 #   accept.sh quota       a monthly quota is used up while the gateway is killed: it ends exact
+#   accept.sh alerts      1 000 crossings of quotas are told under one id each, while the gateway and
+#                         the receiver are killed (needs python3)
 #   accept.sh ingest      a million events while the gateway is killed twenty times
 # shellcheck source=loadtest/stage.sh
 source "$(dirname "$0")/stage.sh"
@@ -106,6 +108,10 @@ quota() {
         --orbit "$BIN/orbit" --quiet
 }
 
+alerts() {
+    verdict "alerts under kills" "$BIN/loadtest" alerts --orbit "$BIN/orbit" --quiet
+}
+
 # shellcheck disable=SC2016 # the variables are the ones `kills` sets
 ingest() {
     verdict "ingest under kills" "$BIN/loadtest" kills --orbit "$BIN/orbit" --quiet \
@@ -114,10 +120,10 @@ ingest() {
         --clients 4' "$BIN/loadtest"
 }
 
-[ $# -gt 0 ] || set -- limits fairness reload catalogue ledger outage disk power ingest quota
+[ $# -gt 0 ] || set -- limits fairness reload catalogue ledger outage disk power ingest quota alerts
 for part in "$@"; do
     case $part in
-    outage | disk | power | ingest | quota) end_stage ;;
+    outage | disk | power | ingest | quota | alerts) end_stage ;;
     *) [ ${#PIDS[@]} -gt 0 ] || begin_stage ;;
     esac
     "$part"

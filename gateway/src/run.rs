@@ -23,8 +23,8 @@ use orbit_meter::ship::{OldestOpen, ShipError, ShipSettings, Shipper, ShipperHan
 use orbit_policy::{Diagnostics, Policy, PolicySettings};
 
 use crate::admin::{self, AdminServer, AdminState, Readiness, Token, TokenError};
+use crate::alerts::Alerts;
 use crate::alerts::refusals::RefusalCounts;
-use crate::alerts::{Alerts, AlertsError};
 use crate::audit::{Auditor, AuditorError};
 use crate::clock::Clock;
 use crate::ingest::{Bounds, IngestServer, IngestState};
@@ -94,9 +94,6 @@ pub enum RunError {
     /// Shipping could not start.
     #[error(transparent)]
     Ship(#[from] ShipError),
-    /// Alerts could not start.
-    #[error(transparent)]
-    Alerts(#[from] AlertsError),
     /// The audit could not start.
     #[error(transparent)]
     Audit(#[from] AuditorError),
@@ -221,10 +218,10 @@ impl Parts {
         let limits = limit_state.resume(Arc::clone(&policy), Arc::clone(&clock), after_crash)?;
         let state = &settings.limits.directory;
         let members = MemberKeeper::start(state, Arc::clone(&policy), Arc::clone(&clock))?;
+        // Before anything lets the window pass in which an earlier process was killed.
+        let (alerts, refusal_counts) = start_alerts(&settings, &policy, &clock)?;
 
-        let journal = Journal::open(journal_settings(&settings.journal)).map_err(|source| {
-            RunError::Journal { directory: settings.journal.directory.clone(), source }
-        })?;
+        let journal = open_journal(&settings.journal)?;
         // Before anything is shipped; and always, or what a kill left in doubt would be forgotten.
         let index = IndexSettings::new(settings.ingest.keep());
         let index = Arc::new(IngestIndex::open(&journal, &index, clock.unix_us())?);
@@ -245,34 +242,24 @@ impl Parts {
             storage: storage.handle(),
             clock: Arc::clone(&clock),
         })?;
-        let watched = settings.policy.watch;
-        let reloader = Reloader::start(
-            Arc::clone(&policy),
-            loaded,
-            paths.clone(),
-            watched,
-            Arc::clone(&clock),
-        )
-        .map_err(thread("reload"))?;
+        let (of, watched) = (Arc::clone(&policy), settings.policy.watch);
+        let reloader = Reloader::start(of, loaded, paths.clone(), watched, Arc::clone(&clock))
+            .map_err(thread("reload"))?;
 
         let pools = Arc::new(Pools::default());
         let readiness = Arc::new(Readiness::new());
         readiness.register("policy", admin::policy_check(reloader.handle()));
-        let on_full = settings.journal.on_full;
-        readiness.register("journal", checks::journal(Arc::clone(&journal), on_full));
-        let shipping =
-            checks::clickhouse(storage.handle(), Arc::downgrade(&shipper), Arc::clone(&clock));
-        readiness.register("clickhouse", shipping);
-        readiness.register("upstreams", checks::upstreams(Arc::clone(&pools)));
+        let parts = checks::Parts {
+            journal: Arc::clone(&journal),
+            on_full: settings.journal.on_full,
+            storage: storage.handle(),
+            shipper: Arc::downgrade(&shipper),
+            pools: Arc::clone(&pools),
+            alerts: alerts.handle(),
+            clock: Arc::clone(&clock),
+        };
+        checks::register(&readiness, parts);
 
-        let refusal_counts = Arc::new(RefusalCounts::default());
-        let alerts = Alerts::start(
-            &settings.limits.directory,
-            &settings.alerts,
-            Arc::clone(&policy),
-            Arc::clone(&refusal_counts),
-            Arc::clone(&clock),
-        )?;
         let address = settings.admin.listen;
         let state = AdminState {
             token,
@@ -384,6 +371,20 @@ impl Parts {
     }
 }
 
+/// Alerts, and where refusals are counted for them.
+fn start_alerts(
+    settings: &Settings,
+    policy: &Arc<Policy>,
+    clock: &Arc<Clock>,
+) -> Result<(Alerts, Arc<RefusalCounts>), RunError> {
+    let counts = Arc::new(RefusalCounts::default());
+    let (policy, clock) = (Arc::clone(policy), Arc::clone(clock));
+    let directory = &settings.limits.directory;
+    let started = Alerts::start(directory, &settings.alerts, policy, Arc::clone(&counts), clock);
+    let alerts = started.map_err(|source| RunError::Thread { thread: "alerts", source })?;
+    Ok((alerts, counts))
+}
+
 /// The audit beside the traffic, unless it is off.
 fn start_audit(
     settings: &settings::Audit,
@@ -394,14 +395,16 @@ fn start_audit(
     settings.interval().map(start).transpose()
 }
 
-fn journal_settings(settings: &settings::Journal) -> JournalSettings {
-    JournalSettings {
-        directory: settings.directory.clone(),
+fn open_journal(settings: &settings::Journal) -> Result<Arc<Journal>, RunError> {
+    let directory = settings.directory.clone();
+    let opened = Journal::open(JournalSettings {
+        directory: directory.clone(),
         segment_bytes: settings.segment_bytes,
         max_bytes: settings.max_bytes,
         sync_interval: Duration::from_millis(settings.sync_interval_ms),
         max_lanes: settings.max_lanes,
-    }
+    });
+    opened.map_err(|source| RunError::Journal { directory, source })
 }
 
 /// Starts the ingest API, unless it is off.

@@ -21,7 +21,7 @@ pub use sections::{
     Admin, AfterCrash, Alerts, Audit, ClickHouse, ClickHouseMode, Ingest, Journal, LimitSettings,
     Limits, Log, LogFormat, OnFull, PolicyFiles, Server, Ship, TlsListener,
 };
-pub use webhook::Webhook;
+pub use webhook::{EventType, Webhook};
 
 #[cfg(test)]
 mod tests;

@@ -5,11 +5,15 @@
 //! Guarantees:
 //!
 //! - **S1** A key sees its tenant and what is below it. Any other tenant is answered like one that
-//!   does not exist. Of the levels above, a key sees the limits that hold it and what is left of
-//!   them, and nothing else, not even their ids.
+//!   does not exist. Of what stands above it and holds it, a limit or a quota, a key sees the name
+//!   and the level (`holding/requests`), how much is allowed and how much is left: that much the
+//!   `RateLimit` fields of every answer must say. It never sees whose it is, and of what others
+//!   used no more than follows from what is left. The same rule holds for every answer of the
+//!   gateway to a tenant: here, in header fields, and in refusals
+//!   ([`proxy::refusal`](crate::proxy)). Operators, by the admin API, see everything.
 //! - Nothing is taken from a limit and nothing is metered; but one key can ask ten times a second
-//!   only ([`brake`]), and the database is asked a few questions at a time, each for a few seconds
-//!   ([`desk`]).
+//!   only ([`brake`]), and the database is asked a few questions at a time, each for a few seconds,
+//!   and fewer for each root of the tree ([`desk`]).
 //! - Parameters are read strictly, and every error is a problem as the proxy's.
 //! - A tenant that is not served may still ask why.
 
@@ -217,15 +221,15 @@ fn no_tenant() -> Box<Problem> {
 }
 
 /// Why the database gave no answer, without its own words: they may name what is not the tenant's.
-fn unanswered(error: Unanswered) -> Box<Problem> {
-    let detail = match &error {
+fn unanswered(error: &Unanswered) -> Box<Problem> {
+    let detail = match error {
         Unanswered::Busy => "Too many questions are being answered; ask again.",
         Unanswered::Late => "The usage database did not answer in time; ask again, or for less.",
         Unanswered::Store(_) | Unanswered::Stopping => {
             "The usage database does not answer at the moment."
         }
     };
-    tracing::debug!(error = &error as &dyn std::error::Error, "a tenant's question had no answer");
+    tracing::debug!(error = error as &dyn std::error::Error, "a tenant's question had no answer");
     let problem = Problem::of_type(StatusCode::SERVICE_UNAVAILABLE, REDUCED_CAPACITY, detail);
     Box::new(problem.header("Retry-After", RETRY_AFTER))
 }

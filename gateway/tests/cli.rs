@@ -28,12 +28,13 @@ fn every_command_explains_itself() {
     assert!(help.status.success());
     let text = stdout(&help);
     for command in
-        ["up", "gateway", "policy", "key", "migrate", "journal", "audit", "node", "clickhouse"]
+        ["up", "gateway", "policy", "key", "migrate", "journal", "audit", "alerts", "node"]
     {
         assert!(text.contains(&format!("\n  {command} ")), "{text}");
     }
     assert!(text.contains("Examples:"), "{text}");
-    let commands: [&[&str]; 12] = [
+    assert!(text.contains("\n  clickhouse "), "{text}");
+    let commands: [&[&str]; 15] = [
         &["up"],
         &["gateway"],
         &["policy", "check"],
@@ -43,6 +44,9 @@ fn every_command_explains_itself() {
         &["journal", "verify"],
         &["journal", "replay"],
         &["audit"],
+        &["alerts"],
+        &["alerts", "list"],
+        &["alerts", "replay"],
         &["node", "list"],
         &["node", "retire"],
         &["clickhouse"],

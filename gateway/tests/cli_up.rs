@@ -1,37 +1,27 @@
 //! `orbit up` from start to stop with the real engine: what it prints works, what it answers is in
 //! the usage database, and nothing it started is left.
 
+#[path = "support/gateway.rs"]
+mod gateway;
+#[path = "support/up.rs"]
+mod up;
+
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use gateway::upstream;
 use rustix::process::{Pid, Signal, kill_process};
+use up::Up;
 
 /// How long rows may take to arrive; they take a second.
 const PATIENCE_STEPS: u32 = 300;
 const STEP: Duration = Duration::from_millis(100);
-
-/// An upstream that answers everything, for as long as the test program runs.
-fn upstream() -> std::net::SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = listener.local_addr().expect("bound");
-    thread::spawn(move || {
-        for mut socket in listener.incoming().flatten() {
-            thread::spawn(move || {
-                let mut lines = BufReader::new(socket.try_clone().expect("cloned")).lines();
-                while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
-                let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi";
-                drop(socket.write_all(answer.as_bytes()));
-            });
-        }
-    });
-    address
-}
 
 /// The demonstration's tenants and one route, as small as they can be.
 fn policy(upstream: std::net::SocketAddr) -> String {
@@ -54,72 +44,23 @@ fn policy(upstream: std::net::SocketAddr) -> String {
     plan + &tenants.concat()
 }
 
-/// A running `orbit up`; killed if the test fails.
-struct Up {
-    child: Child,
-    stdout: BufReader<ChildStdout>,
-    /// What it printed until it was ready.
-    tour: String,
+/// As a user starts it: in its directory, with its settings.
+fn start(home: &Path) -> Up {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_orbit"));
+    command.current_dir(home);
+    command.args(["up", "--config", "orbit.toml", "--demo-listen", "127.0.0.1:0"]);
+    command.env("ORBIT_LIBCHDB", library());
+    Up::run(command)
 }
 
-impl Up {
-    fn start(home: &Path) -> Up {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_orbit"))
-            .current_dir(home)
-            .args(["up", "--config", "orbit.toml", "--demo-listen", "127.0.0.1:0"])
-            .env("ORBIT_LIBCHDB", library())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the binary runs");
-        let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
-        let mut tour = String::new();
-        while !tour.contains("Ctrl-C stops everything.") {
-            let read = stdout.read_line(&mut tour).expect("text");
-            assert!(read > 0, "it ended before it was ready (its log is above): {tour}");
-        }
-        Up { child, stdout, tour }
-    }
-
-    /// The word after `mark` in what was printed.
-    fn after(&self, mark: &str) -> &str {
-        let (_, rest) = self.tour.split_once(mark).unwrap_or_else(|| panic!("{}", self.tour));
-        rest.split([',', ' ', '\n', '/']).next().expect("a word")
-    }
-
-    /// Where the engine answers, which is the last address printed.
-    fn engine(&self) -> &str {
-        let rest = self.tour.rsplit("curl -s http://").next().expect("printed");
-        rest.split('/').next().expect("an address")
-    }
-
-    /// The only child process of the only thread that has one.
-    fn engine_pid(&self) -> Pid {
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("it runs");
-        let children = tasks.flatten().find_map(|task| {
-            let children = fs::read_to_string(task.path().join("children")).ok()?;
-            children.split_whitespace().next()?.parse().ok()
-        });
-        children.and_then(Pid::from_raw).expect("the engine is a child")
-    }
-
-    /// Sends a signal and reads the rest of what is printed; the exit code must be 0.
-    fn stop(&mut self, signal: Signal) -> String {
-        let pid = Pid::from_child(&self.child);
-        kill_process(pid, signal).expect("it runs");
-        let mut rest = String::new();
-        self.stdout.read_to_string(&mut rest).expect("text");
-        let status = self.child.wait().expect("ended");
-        assert!(status.success(), "{status}");
-        rest
-    }
-}
-
-impl Drop for Up {
-    fn drop(&mut self) {
-        // Already gone unless the test failed.
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
+/// The only child process of the only thread that has one.
+fn engine_pid(up: &Up) -> Pid {
+    let tasks = fs::read_dir(format!("/proc/{}/task", up.pid())).expect("it runs");
+    let children = tasks.flatten().find_map(|task| {
+        let children = fs::read_to_string(task.path().join("children")).ok()?;
+        children.split_whitespace().next()?.parse().ok()
+    });
+    children.and_then(Pid::from_raw).expect("the engine is a child")
 }
 
 /// The engine's library, or a plain word about what is missing.
@@ -136,11 +77,17 @@ fn library() -> PathBuf {
 }
 
 /// One request on a connection of its own; the status and the whole answer.
-fn ask(address: &str, target: &str, fields: &str, body: &str) -> (u16, String) {
+fn ask(address: SocketAddr, target: &str, fields: &str, body: &str) -> (u16, String) {
     speak("HTTP/1.1", address, target, fields, body)
 }
 
-fn speak(version: &str, address: &str, target: &str, fields: &str, body: &str) -> (u16, String) {
+fn speak(
+    version: &str,
+    address: SocketAddr,
+    target: &str,
+    fields: &str,
+    body: &str,
+) -> (u16, String) {
     let mut socket = TcpStream::connect(address).expect("it listens");
     let method = if body.is_empty() { "GET" } else { "POST" };
     let request = format!(
@@ -156,7 +103,7 @@ fn speak(version: &str, address: &str, target: &str, fields: &str, body: &str) -
 }
 
 /// Asks the engine as finance does.
-fn query(home: &Path, address: &str, sql: &str) -> String {
+fn query(home: &Path, address: SocketAddr, sql: &str) -> String {
     let password = fs::read_to_string(home.join("data/clickhouse/finance.password"));
     let fields = format!(
         "X-ClickHouse-User: finance\r\nX-ClickHouse-Key: {}\r\n",
@@ -190,21 +137,19 @@ segment_bytes = 1048576
     fs::create_dir(home.join("policy")).expect("made");
     fs::write(home.join("policy/all.toml"), policy(upstream())).expect("written");
 
-    let mut up = Up::start(home);
+    let up = start(home);
     let key = up.tour.lines().find_map(|line| line.trim().strip_prefix("orb_demo_"));
     let authorization = format!("Authorization: Bearer orb_demo_{}\r\n", key.expect("shown"));
-    let proxy = up.after("proxy http://").to_owned();
-    let admin = up.after("admin http://").to_owned();
-    let engine = up.engine().to_owned();
+    let Up { proxy, admin, database: engine, .. } = up;
 
-    let (status, answer) = ask(&proxy, "/crm/hello", &authorization, "");
+    let (status, answer) = ask(proxy, "/crm/hello", &authorization, "");
     assert_eq!(status, 200, "{answer}");
-    assert_eq!(ask(&proxy, "/crm/hello", "", "").0, 401);
-    assert_eq!(ask(&proxy, "/ai/hello", &authorization, "").0, 403);
+    assert_eq!(ask(proxy, "/crm/hello", "", "").0, 401);
+    assert_eq!(ask(proxy, "/ai/hello", &authorization, "").0, 403);
 
     let token = fs::read_to_string(home.join("data/admin.token")).expect("made");
     let bearer = format!("Authorization: Bearer {}\r\n", token.trim());
-    let (status, ready) = ask(&admin, "/readyz", &bearer, "");
+    let (status, ready) = ask(admin, "/readyz", &bearer, "");
     assert_eq!(status, 200, "{ready}");
 
     let rows = "SELECT tenant, path, route, toString(kind), status, sum(requests) FROM \
@@ -213,10 +158,10 @@ segment_bytes = 1048576
                     \t200\t1";
     let arrived = (0..PATIENCE_STEPS).any(|_| {
         thread::sleep(STEP);
-        query(home, &engine, rows) == expected
+        query(home, engine, rows) == expected
     });
-    assert!(arrived, "{}", query(home, &engine, rows));
-    let (status, usage) = ask(&admin, "/v1/tenants/acme-brasil/usage", &bearer, "");
+    assert!(arrived, "{}", query(home, engine, rows));
+    let (status, usage) = ask(admin, "/v1/tenants/acme-brasil/usage", &bearer, "");
     assert_eq!(status, 200, "{usage}");
     assert!(
         usage.contains("\"meter\":\"api_calls\"") && usage.contains("\"requests\":1"),
@@ -224,15 +169,15 @@ segment_bytes = 1048576
     );
 
     // The engine dies; requests go on, and it is started again on the same ports.
-    kill_process(up.engine_pid(), Signal::KILL).expect("it runs");
-    assert_eq!(ask(&proxy, "/crm/meanwhile", &authorization, "").0, 200);
+    kill_process(engine_pid(&up), Signal::KILL).expect("it runs");
+    assert_eq!(ask(proxy, "/crm/meanwhile", &authorization, "").0, 200);
     let back = (0..PATIENCE_STEPS).any(|_| {
         thread::sleep(STEP);
-        let (status, ready) = ask(&admin, "/readyz", &bearer, "");
+        let (status, ready) = ask(admin, "/readyz", &bearer, "");
         assert_eq!(status, 200, "the database is no reason to take the gateway out: {ready}");
         ready.contains("\"engine_restarts\":1") && ready.contains("\"reachable\":true")
     });
-    assert!(back, "{}", ask(&admin, "/readyz", &bearer, "").1);
+    assert!(back, "{}", ask(admin, "/readyz", &bearer, "").1);
 
     let mode = |name: &str| {
         let metadata = fs::metadata(home.join(name)).expect("there");
@@ -244,19 +189,18 @@ segment_bytes = 1048576
     }
 
     // A request right before the end: it must be in the database after the next start.
-    assert_eq!(ask(&proxy, "/crm/last", &authorization, "").0, 200);
+    assert_eq!(ask(proxy, "/crm/last", &authorization, "").0, 200);
     assert_eq!(up.stop(Signal::TERM), "\nStopped.\n");
-    for address in [&proxy, &admin, &engine] {
+    for address in [proxy, admin, engine] {
         assert!(TcpStream::connect(address).is_err(), "{address} still listens");
     }
 
-    let mut again = Up::start(home);
+    let again = start(home);
     assert!(!again.tour.contains("orb_demo_"), "keys are shown once: {}", again.tour);
     assert!(again.tour.contains("data/demo.env"), "{}", again.tour);
-    let engine = again.engine().to_owned();
     let count = "SELECT sum(requests) FROM orbit.usage_events WHERE tenant = 'acme-web' AND \
                  kind = 'request'";
     // The last flush had it shipped before the engine stopped: there is nothing to wait for.
-    assert_eq!(query(home, &engine, count), "3");
+    assert_eq!(query(home, again.database, count), "3");
     again.stop(Signal::INT);
 }

@@ -1,31 +1,13 @@
 //! A restart is no amnesty (P3): the real binary, stopped in order and killed, and its limits.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
-#![allow(clippy::print_stderr, reason = "the log of the gateways goes to that of the test")]
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+#[path = "support/gateway.rs"]
+mod gateway;
+
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 
+use gateway::{Gateway, upstream};
 use orbit_policy::ApiKey;
-use rustix::process::{Pid, Signal, kill_process};
-
-/// An upstream that answers everything, for as long as the test program runs.
-fn upstream() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        for mut socket in listener.incoming().flatten() {
-            std::thread::spawn(move || {
-                let mut lines = BufReader::new(socket.try_clone().unwrap()).lines();
-                while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
-                let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi";
-                drop(socket.write_all(answer.as_bytes()));
-            });
-        }
-    });
-    address
-}
 
 /// A gateway's files, and a key for each of its tenants.
 struct Home {
@@ -82,52 +64,20 @@ impl Home {
     }
 }
 
-/// A running `orbit gateway`; killed with the test at the latest.
-struct Gateway {
-    child: Child,
-    proxy: String,
-    admin: String,
-}
+/// A running gateway and what is asked of it.
+struct Running(Gateway);
 
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        let _ended_already = self.child.kill();
-        let _reaped = self.child.wait();
-    }
-}
-
-impl Gateway {
-    fn start(home: &Home) -> Gateway {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_orbit"))
-            .arg("gateway")
-            .arg("--config")
-            .arg(home.path("orbit.toml"))
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
-        let serving = log.by_ref().find_map(|line| {
-            let line: serde_json::Value = serde_json::from_str(&line).unwrap();
-            eprintln!("{line}");
-            (line["message"] == "serving").then_some(line)
-        });
-        let serving = serving.expect("it serves");
-        let address =
-            |field: &str| serving[field].as_str().unwrap().trim_matches(['[', ']']).to_owned();
-        let (proxy, admin) = (address("proxy"), address("admin"));
-        // Keeps the pipe open and empty.
-        std::thread::spawn(move || log.for_each(|line| eprintln!("{line}")));
-        Gateway { child, proxy, admin }
+impl Running {
+    fn start(home: &Home) -> Running {
+        Running(Gateway::start(&home.path("orbit.toml")))
     }
 
-    fn stop(mut self) {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
-        assert!(self.child.wait().unwrap().success());
+    fn stop(self) {
+        self.0.stop();
     }
 
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+    fn kill(self) {
+        self.0.kill();
     }
 
     /// Status and `Retry-After` of one request of this key and client.
@@ -136,17 +86,18 @@ impl Gateway {
             "Authorization: Bearer {}\r\nX-Forwarded-For: 10.1.2.{client}\r\n",
             key.reveal()
         );
-        let answer = get(&self.proxy, "/", &fields);
+        let answer = gateway::ask(&self.0.proxy, "GET /", &fields).unwrap();
         let retry = answer.lines().find_map(|line| {
             let (name, value) = line.split_once(": ")?;
             name.eq_ignore_ascii_case("retry-after").then(|| value.trim().parse().unwrap())
         });
-        (answer[9..12].parse().unwrap(), retry)
+        (gateway::status(&answer), retry)
     }
 
     fn metrics(&self, home: &Home) -> String {
         let token = std::fs::read_to_string(home.path("data/token")).unwrap();
-        get(&self.admin, "/metrics", &format!("Authorization: Bearer {}\r\n", token.trim()))
+        let bearer = format!("Authorization: Bearer {}\r\n", token.trim());
+        gateway::ask(&self.0.admin, "GET /metrics", &bearer).unwrap()
     }
 
     /// Until what was granted before is on the disk.
@@ -170,19 +121,10 @@ impl Gateway {
     }
 }
 
-fn get(address: &str, path: &str, fields: &str) -> String {
-    let mut socket = TcpStream::connect(address).unwrap();
-    write!(socket, "GET {path} HTTP/1.1\r\nHost: orbit\r\nConnection: close\r\n{fields}\r\n")
-        .unwrap();
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer).unwrap();
-    answer
-}
-
 #[test]
 fn p3_a_restart_in_order_goes_on_where_it_was() {
     let home = Home::new("resume");
-    let gateway = Gateway::start(&home);
+    let gateway = Running::start(&home);
     assert_eq!(gateway.granted(&home.slow, 1, 9), 5);
     assert_eq!(gateway.granted(&home.clients, 1, 9), 3);
     assert_eq!(gateway.granted(&home.clients, 2, 1), 1);
@@ -190,7 +132,7 @@ fn p3_a_restart_in_order_goes_on_where_it_was() {
     assert_eq!(status, 429);
     gateway.stop();
 
-    let gateway = Gateway::start(&home);
+    let gateway = Running::start(&home);
     let (status, after) = gateway.ask(&home.slow, 1);
     assert_eq!(status, 429);
     // One comes back every two minutes; the promise goes on over the restart.
@@ -209,13 +151,13 @@ fn p3_a_restart_in_order_goes_on_where_it_was() {
 #[test]
 fn p3_kill_9_keeps_what_was_saved() {
     let home = Home::new("resume");
-    let mut gateway = Gateway::start(&home);
+    let mut gateway = Running::start(&home);
     assert_eq!(gateway.granted(&home.slow, 1, 4), 4);
     assert_eq!(gateway.granted(&home.clients, 1, 9), 3);
     gateway.wait_for_a_save(&home);
     for _ in 0..3 {
         gateway.kill();
-        gateway = Gateway::start(&home);
+        gateway = Running::start(&home);
         assert_eq!(gateway.granted(&home.clients, 1, 9), 0);
     }
     assert_eq!(gateway.granted(&home.slow, 1, 9), 1);
@@ -224,11 +166,11 @@ fn p3_kill_9_keeps_what_was_saved() {
 #[test]
 fn p1_empty_refuses_after_kill_9_and_refills_at_the_rate() {
     let home = Home::new("empty");
-    let gateway = Gateway::start(&home);
+    let gateway = Running::start(&home);
     assert_eq!(gateway.granted(&home.slow, 1, 1), 1, "a first start is no crash");
     gateway.kill();
 
-    let gateway = Gateway::start(&home);
+    let gateway = Running::start(&home);
     assert_eq!(gateway.granted(&home.slow, 1, 3), 0);
     assert_eq!(gateway.granted(&home.clients, 9, 3), 0, "a client that was never seen");
     let (status, retry) = gateway.ask(&home.slow, 1);
@@ -239,7 +181,7 @@ fn p1_empty_refuses_after_kill_9_and_refills_at_the_rate() {
     gateway.stop();
 
     // In order: as it was, neither full nor emptied again.
-    let gateway = Gateway::start(&home);
+    let gateway = Running::start(&home);
     let (status, later) = gateway.ask(&home.slow, 1);
     assert!(status == 429 && later <= retry, "{later:?} after {retry:?}");
     gateway.stop();

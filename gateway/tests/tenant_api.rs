@@ -1,10 +1,11 @@
-//! What tenants see of themselves, by a whole `orbit up` with the real engine: the numbers are those
-//! of the rows, page by page, and keys and tokens open only what they are for.
+//! What tenants see of themselves, by a whole `orbit up` with the real engine: the numbers are
+//! those of the rows, page by page, and keys and tokens open only what they are for.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
-use std::io::{BufRead, BufReader};
+#[path = "support/up.rs"]
+mod up;
+
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
@@ -13,96 +14,53 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
+use up::Up;
 
-/// A running `orbit up` on the example configuration; killed with the test at the latest.
+/// A running `orbit up` on the example configuration.
 struct Orbit {
-    child: Child,
+    up: Up,
     home: PathBuf,
-    proxy: String,
-    admin: String,
-    database: String,
-}
-
-impl Drop for Orbit {
-    fn drop(&mut self) {
-        let _ended_already = self.child.kill();
-        let _reaped = self.child.wait();
-    }
-}
-
-fn address(line: &str, before: &str) -> Option<String> {
-    let (_, rest) = line.split_once(before)?;
-    Some(format!("http://{}", rest.split([',', ' ', '/']).next()?))
 }
 
 impl Orbit {
     fn start(home: &Path, upstream: &str) -> Orbit {
-        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-        let policy = home.join("policy");
-        std::fs::create_dir(&policy).unwrap();
-        for entry in std::fs::read_dir(repository.join("config/policy")).unwrap() {
-            let path = entry.unwrap().path();
-            let text = std::fs::read_to_string(&path).unwrap().replace("127.0.0.1:8090", upstream);
-            std::fs::write(policy.join(path.file_name().unwrap()), text).unwrap();
-        }
-        std::fs::copy(repository.join("config/orbit.toml"), home.join("orbit.toml")).unwrap();
-        let any = "127.0.0.1:0";
-        let mut child = Command::new(env!("CARGO_BIN_EXE_orbit"))
-            .args(["up", "--listen", any, "--admin-listen", any, "--ingest-listen", any])
-            .args(["--http-port", "0", "--tcp-port", "0", "--demo-listen", any])
-            .arg("--config")
-            .arg(home.join("orbit.toml"))
-            .arg("--data")
-            .arg(home.join("data"))
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (mut proxy, mut admin, mut database) = (None, None, None);
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-        for line in lines.by_ref() {
-            if line.contains("Orbit is running") {
-                (proxy, admin) = (address(&line, "proxy http://"), address(&line, "admin http://"));
-            }
-            if line.contains("X-ClickHouse-User") {
-                database = address(&line, "http://");
-            }
-            if line.contains("Ctrl-C stops everything") {
-                break;
-            }
-        }
-        // Keeps the pipe open and empty for the process's last words.
-        std::thread::spawn(move || lines.for_each(drop));
-        let ended = "orbit up ended before it served";
-        Orbit {
-            child,
-            home: home.to_owned(),
-            proxy: proxy.expect(ended),
-            admin: admin.expect(ended),
-            database: database.expect(ended),
-        }
+        up::example(home, upstream);
+        let up = Up::start(&home.join("orbit.toml"), &home.join("data"));
+        Orbit { up, home: home.to_owned() }
     }
 
     fn key(&self, tenant: &str) -> String {
-        let keys = std::fs::read_to_string(self.home.join("data/demo.env")).unwrap();
-        let name = format!("ORBIT_KEY_{tenant}=");
-        let line = keys.lines().find_map(|line| Some(line.split_once(&name)?.1.trim().to_owned()));
-        line.unwrap().trim_matches(['"', '\'']).to_owned()
+        up::demo_key(&self.home.join("data"), tenant)
     }
 
     async fn get(&self, path: &str, key: &str) -> (StatusCode, String) {
-        get(&format!("{}{path}", self.proxy), key).await
+        get(&format!("http://{}{path}", self.up.proxy), key).await
+    }
+
+    /// Asks until the key may.
+    async fn allowed(&self, path: &str, key: &str) -> String {
+        loop {
+            match self.get(path, key).await {
+                (StatusCode::TOO_MANY_REQUESTS, _) => tokio::task::yield_now().await,
+                (status, text) => {
+                    assert_eq!(status, StatusCode::OK, "{text}");
+                    return text;
+                }
+            }
+        }
+    }
+
+    /// When it is, by the gateway's clock.
+    async fn now(&self, key: &str) -> String {
+        let limits: Value =
+            serde_json::from_str(&self.allowed("/orbit/v1/limits", key).await).unwrap();
+        limits["at"].as_str().unwrap().to_owned()
     }
 
     /// Asks until the key may, and until what happened before `until` is all there.
     async fn complete(&self, path: &str, key: &str, until: &str) -> Value {
         loop {
-            let (status, body) = self.get(path, key).await;
-            if status == StatusCode::TOO_MANY_REQUESTS {
-                tokio::task::yield_now().await;
-                continue;
-            }
-            assert_eq!(status, StatusCode::OK, "{body}");
-            let answer: Value = serde_json::from_str(&body).unwrap();
+            let answer: Value = serde_json::from_str(&self.allowed(path, key).await).unwrap();
             if answer["complete_until"].as_str().is_some_and(|complete| complete > until) {
                 return answer;
             }
@@ -111,11 +69,10 @@ impl Orbit {
 
     /// What the finance user sees.
     async fn query(&self, sql: &str) -> String {
-        let file = self.home.join("data/clickhouse/finance.password");
-        let password = std::fs::read_to_string(file).unwrap();
-        let request = Request::post(format!("{}/", self.database))
+        let password = up::secret(&self.home, "data/clickhouse/finance.password");
+        let request = Request::post(format!("http://{}/", self.up.database))
             .header("x-clickhouse-user", "finance")
-            .header("x-clickhouse-key", password.trim())
+            .header("x-clickhouse-key", password)
             .body(Full::new(Bytes::from(sql.to_owned())))
             .unwrap();
         let (status, text) = send(request).await;
@@ -155,11 +112,7 @@ async fn a_tenant_sees_what_the_rows_say_and_nobody_elses() {
     let home = tempfile::tempdir().unwrap();
     let orbit = Orbit::start(home.path(), &upstream().await);
     let (web, padaria) = (orbit.key("ACME_WEB"), orbit.key("PADARIA"));
-    let now = async || {
-        let (_, limits) = orbit.get("/orbit/v1/limits", &web).await;
-        serde_json::from_str::<Value>(&limits).unwrap()["at"].as_str().unwrap().to_owned()
-    };
-    let from = format!("from={}", now().await);
+    let from = format!("from={}", orbit.now(&web).await);
     let (mut granted, mut limited) = (0, 0);
     for path in ["/crm/a", "/projects/b"].into_iter().cycle() {
         match orbit.get(path, &web).await.0 {
@@ -177,7 +130,7 @@ async fn a_tenant_sees_what_the_rows_say_and_nobody_elses() {
     for _ in 0..5 {
         assert_eq!(orbit.get("/crm/c", &padaria).await.0, StatusCode::OK);
     }
-    let done = now().await;
+    let done = orbit.now(&web).await;
 
     let usage = orbit.complete(&format!("/orbit/v1/usage?per=total&{from}"), &web, &done).await;
     assert_eq!(sum(&usage, "requests"), granted, "{usage:#}");
@@ -222,24 +175,63 @@ async fn a_tenant_sees_what_the_rows_say_and_nobody_elses() {
     reasons.sort();
     assert_eq!(reasons, [("not_entitled".to_owned(), 1), ("rate_limited".to_owned(), 3)]);
 
+    // Nothing of the levels above, of which the key's tenant is the lowest.
+    let mut limits = Value::Null;
+    for path in ["/orbit/v1/limits", "/orbit/v1/usage?by=tenant", "/orbit/v1/refusals?per=total"] {
+        let text = orbit.allowed(path, &web).await;
+        for above in ["\"acme\"", "acme/", "acme-brasil", "acme-retail", "acme-marketing"] {
+            assert!(!text.contains(above), "S1: {above} is in the answer to {path}: {text}");
+        }
+        if path.ends_with("limits") {
+            limits = serde_json::from_str(&text).unwrap();
+        }
+    }
+    assert!(limits["limits"].as_array().unwrap().iter().any(|limit| limit["level"] == "holding"));
+
     let other = orbit
         .complete(&format!("/orbit/v1/usage?per=total&by=tenant&{from}"), &padaria, &done)
         .await;
     assert_eq!((sum(&other, "requests"), &other["rows"][0]["tenant"]), (5, &"padaria".into()));
+    a_level_that_was_reported_lasts(&orbit, &web).await;
     tokens_and_keys_open_what_they_are_for(&orbit, &web).await;
     // None of the questions is a row.
     let rows = orbit.query(&format!("SELECT sum(requests) {of_web}")).await;
     assert_eq!(rows, granted.to_string());
 }
 
+async fn a_level_that_was_reported_lasts(orbit: &Orbit, key: &str) {
+    let event = serde_json::json!({
+        "specversion": "1.0", "id": "1", "source": "/erp", "type": "storage",
+        "subject": "acme-web", "data": { "quantity": 5_000_000 },
+    });
+    let token = up::secret(&orbit.home, "data/ingest.token");
+    let request = Request::post(format!("http://{}/v1/events", orbit.up.ingest))
+        .header("authorization", format!("Bearer {token}"))
+        .header("content-type", "application/cloudevents+json")
+        .body(Full::new(Bytes::from(event.to_string())))
+        .unwrap();
+    let (status, body) = send(request).await;
+    assert_eq!(status, StatusCode::ACCEPTED, "{body}");
+    let now = orbit.now(key).await;
+    let usage = orbit.complete("/orbit/v1/usage?per=month&by=tenant", key, &now).await;
+    let rows = usage["rows"].as_array().unwrap();
+    let storage = rows.iter().find(|row| row["meter"] == "storage").unwrap();
+    assert_eq!((&storage["aggregate"], &storage["unit"]), (&"gauge".into(), &"bytes".into()));
+    assert_eq!((&storage["peak"], &storage["level"]), (&"5000000".into(), &"5000000".into()));
+    assert_eq!((&storage["tenant"], &storage["requests"]), (&"acme-web".into(), &1.into()));
+    let hours: f64 = storage["quantity"].as_str().unwrap().parse().unwrap();
+    assert!((0.0..5_000_000.0).contains(&hours), "not yet an hour: {hours}");
+    assert_eq!(usage["zone"], "America/Sao_Paulo", "{usage}");
+}
+
 async fn tokens_and_keys_open_what_they_are_for(orbit: &Orbit, key: &str) {
-    let token = std::fs::read_to_string(orbit.home.join("data/admin.token")).unwrap();
-    let (status, body) = orbit.get("/orbit/v1/limits", token.trim()).await;
+    let token = up::secret(&orbit.home, "data/admin.token");
+    let (status, body) = orbit.get("/orbit/v1/limits", &token).await;
     assert_eq!(status, StatusCode::UNAUTHORIZED, "{body}");
-    let tenants = format!("{}/v1/tenants/acme-web/usage", orbit.admin);
+    let tenants = format!("http://{}/v1/tenants/acme-web/usage", orbit.up.admin);
     assert_eq!(get(&tenants, key).await.0, StatusCode::UNAUTHORIZED);
-    assert_eq!(get(&tenants, token.trim()).await.0, StatusCode::OK);
-    let metrics = get(&format!("{}/metrics", orbit.admin), token.trim()).await.1;
+    assert_eq!(get(&tenants, &token).await.0, StatusCode::OK);
+    let metrics = get(&format!("http://{}/metrics", orbit.up.admin), &token).await.1;
     let counted = "orbit_tenant_api_requests_total{endpoint=\"limits\",status=\"401\"} 1";
     assert!(metrics.contains(counted), "{metrics}");
 }

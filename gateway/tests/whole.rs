@@ -2,10 +2,12 @@
 //! file, a clean stop, and the rows of exactly those requests, with the figures of their meters.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
+#[path = "support/up.rs"]
+mod up;
+
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode};
@@ -14,87 +16,16 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use orbit_meter::clickhouse::queries;
+use rustix::process::Signal;
 use serde_json::{Value, json};
+use up::{Up, demo_key};
 
 /// After this a state that should come is not coming.
 const BOUND: std::time::Duration = std::time::Duration::from_secs(30);
 
-/// A running `orbit up`; killed with the test at the latest.
-struct Orbit {
-    child: Child,
-    proxy: String,
-    admin: String,
-    ingest: String,
-    database: String,
-}
-
-impl Drop for Orbit {
-    fn drop(&mut self) {
-        let _ended_already = self.child.kill();
-        let _reaped = self.child.wait();
-    }
-}
-
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
-}
-
-/// The address after `before` in a line of the tour.
-fn address(line: &str, before: &str) -> Option<String> {
-    let rest = &line[line.find(before)? + before.len()..];
-    let end = rest.find([',', ' ', '/']).unwrap_or(rest.len());
-    Some(format!("http://{}", &rest[..end]))
-}
-
-impl Orbit {
-    /// Starts everything on free ports and waits until it serves.
-    fn start(directory: &Path) -> Orbit {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_orbit"))
-            .args(["up", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
-            .args(["--ingest-listen", "127.0.0.1:0"])
-            .args(["--http-port", "0", "--tcp-port", "0", "--demo-listen", "127.0.0.1:0"])
-            .arg("--config")
-            .arg(directory.join("orbit.toml"))
-            .arg("--data")
-            .arg(directory.join("data"))
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut orbit = Orbit {
-            child,
-            proxy: String::new(),
-            admin: String::new(),
-            ingest: String::new(),
-            database: String::new(),
-        };
-        for line in lines.by_ref().map_while(Result::ok) {
-            if line.contains("Orbit is running") {
-                orbit.proxy = address(&line, "proxy http://").unwrap();
-                orbit.admin = address(&line, "admin http://").unwrap();
-            }
-            if let Some(ingest) = address(&line, "ingest http://") {
-                orbit.ingest = ingest;
-            }
-            if line.contains("X-ClickHouse-User") {
-                orbit.database = address(&line, "http://").unwrap();
-            }
-            if line.contains("Ctrl-C stops everything") {
-                break;
-            }
-        }
-        assert!(!orbit.database.is_empty(), "orbit up ended before it served");
-        // Keeps the pipe open and empty for the process's last words.
-        std::thread::spawn(move || lines.for_each(drop));
-        orbit
-    }
-
-    fn stop(mut self) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        let status = self.child.wait().unwrap();
-        assert!(status.success(), "{status}");
-    }
+/// Starts everything on free ports and waits until it serves.
+fn start(directory: &Path) -> Up {
+    Up::start(&directory.join("orbit.toml"), &directory.join("data"))
 }
 
 async fn send(request: Request<Full<Bytes>>) -> (StatusCode, HeaderMap, String) {
@@ -114,13 +45,13 @@ async fn get(url: String, bearer: Option<&str>) -> (StatusCode, HeaderMap, Strin
 }
 
 /// What the finance user sees.
-async fn query(orbit: &Orbit, data: &Path, sql: &str) -> String {
+async fn query(orbit: &Up, data: &Path, sql: &str) -> String {
     ask(orbit, data, sql, "").await
 }
 
-async fn ask(orbit: &Orbit, data: &Path, sql: &str, parameters: &str) -> String {
+async fn ask(orbit: &Up, data: &Path, sql: &str, parameters: &str) -> String {
     let password = std::fs::read_to_string(data.join("clickhouse/finance.password")).unwrap();
-    let request = Request::post(format!("{}/?database=orbit&{parameters}", orbit.database))
+    let request = Request::post(format!("http://{}/?database=orbit&{parameters}", orbit.database))
         .header("x-clickhouse-user", "finance")
         .header("x-clickhouse-key", password.trim())
         .body(Full::new(Bytes::from(sql.to_owned())))
@@ -128,26 +59,6 @@ async fn ask(orbit: &Orbit, data: &Path, sql: &str, parameters: &str) -> String 
     let (status, _, text) = send(request).await;
     assert_eq!(status, StatusCode::OK, "{sql}: {text}");
     text
-}
-
-/// Settings and the example policy, with the upstream at `upstream`.
-fn prepare(directory: &Path, upstream: &str) {
-    let policy = directory.join("policy");
-    std::fs::create_dir(&policy).unwrap();
-    for entry in std::fs::read_dir(repository().join("config/policy")).unwrap() {
-        let path = entry.unwrap().path();
-        let text = std::fs::read_to_string(&path).unwrap().replace("127.0.0.1:8090", upstream);
-        std::fs::write(policy.join(path.file_name().unwrap()), text).unwrap();
-    }
-    let settings = std::fs::read_to_string(repository().join("config/orbit.toml")).unwrap();
-    std::fs::write(directory.join("orbit.toml"), settings).unwrap();
-}
-
-fn demo_key(data: &Path, tenant: &str) -> String {
-    let keys = std::fs::read_to_string(data.join("demo.env")).unwrap();
-    let name = format!("ORBIT_KEY_{tenant}=");
-    let line = keys.lines().find_map(|line| Some(line.split_once(&name)?.1.trim().to_owned()));
-    line.unwrap().trim_matches(['"', '\'']).to_owned()
 }
 
 /// Answers "hello" to everything, after 2.5 ms of work as it says; of `/crm/odd` it says nothing of
@@ -167,11 +78,11 @@ async fn upstream() -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_example_serves_meters_survives_a_broken_policy_and_accounts_for_every_request() {
     let directory = tempfile::tempdir().unwrap();
-    prepare(directory.path(), &upstream().await);
+    up::example(directory.path(), &upstream().await);
     let data = directory.path().join("data");
-    let orbit = Orbit::start(directory.path());
+    let orbit = start(directory.path());
     let web = demo_key(&data, "ACME_WEB");
-    let url = |path: &str| format!("{}{path}", orbit.proxy);
+    let url = |path: &str| format!("http://{}{path}", orbit.proxy);
 
     let (status, headers, body) = get(url("/crm/hello"), Some(&web)).await;
     assert_eq!((status, &*body), (StatusCode::OK, "hello"));
@@ -194,8 +105,8 @@ async fn the_example_serves_meters_survives_a_broken_policy_and_accounts_for_eve
     broken_policy_is_refused_and_traffic_goes_on(&orbit, directory.path(), &data).await;
     report_usage(&orbit, &data).await;
 
-    orbit.stop();
-    let orbit = Orbit::start(directory.path());
+    orbit.stop(Signal::TERM);
+    let orbit = start(directory.path());
     let rows = "SELECT kind, tenant, status, reason, sum(requests) FROM orbit.usage_events \
                 GROUP BY ALL ORDER BY ALL FORMAT TSV";
     let seen = query(&orbit, &data, rows).await;
@@ -226,11 +137,11 @@ async fn the_example_serves_meters_survives_a_broken_policy_and_accounts_for_eve
         .unwrap();
     let text = String::from_utf8_lossy(&audit.stdout);
     assert!(audit.status.success() && text.trim_end().ends_with("clean"), "{text}{audit:?}");
-    orbit.stop();
+    orbit.stop(Signal::TERM);
 }
 
 /// Usage that the proxy does not see: a level, members, and a meter without a table.
-async fn report_usage(orbit: &Orbit, data: &Path) {
+async fn report_usage(orbit: &Up, data: &Path) {
     let token = std::fs::read_to_string(data.join("ingest.token")).unwrap();
     let event = |id: u32, meter: &str, subject: &str, data: Value| {
         json!({ "specversion": "1.0", "id": id.to_string(), "source": "/erp", "type": meter,
@@ -244,7 +155,7 @@ async fn report_usage(orbit: &Orbit, data: &Path) {
         event(5, "exports", "acme-web", json!({ "quantity": "0.5" })),
     ]);
     for counted in ["\"accepted\":5", "\"duplicates\":5"] {
-        let request = Request::post(format!("{}/v1/events", orbit.ingest))
+        let request = Request::post(format!("http://{}/v1/events", orbit.ingest))
             .header("authorization", format!("Bearer {}", token.trim()))
             .header("content-type", "application/cloudevents-batch+json")
             .body(Full::new(Bytes::from(events.to_string())))
@@ -256,7 +167,7 @@ async fn report_usage(orbit: &Orbit, data: &Path) {
 }
 
 /// Each meter's figure for the holding, as finance asks for it; `served` requests of `acme-web` were.
-async fn figures_are_right(orbit: &Orbit, data: &Path, served: u64) {
+async fn figures_are_right(orbit: &Up, data: &Path, served: u64) {
     let figure = async |name: &str, meter: &str, how: &str| {
         let sql = queries::find(name).unwrap().sql;
         let parameters = format!(
@@ -288,14 +199,10 @@ async fn figures_are_right(orbit: &Orbit, data: &Path, served: u64) {
 }
 
 /// Every mistake shows in `/readyz`, the old policy goes on, and a good file comes into force.
-async fn broken_policy_is_refused_and_traffic_goes_on(
-    orbit: &Orbit,
-    directory: &Path,
-    data: &Path,
-) {
+async fn broken_policy_is_refused_and_traffic_goes_on(orbit: &Up, directory: &Path, data: &Path) {
     let token = std::fs::read_to_string(data.join("admin.token")).unwrap();
     let padaria = demo_key(data, "PADARIA");
-    let ready = || get(format!("{}/readyz", orbit.admin), Some(token.trim()));
+    let ready = || get(format!("http://{}/readyz", orbit.admin), Some(token.trim()));
     let bad = directory.join("policy/bad.toml");
     let mistakes = "[[tenant]]\nid = \"a\"\nparent = \"b\"\n[[tenant]]\nid = \"b\"\nparent = \"a\"\n\
                     [[tenant]]\nid = \"c\"\nplan = \"golden\"\ncolour = \"red\"\n\
@@ -321,15 +228,15 @@ async fn broken_policy_is_refused_and_traffic_goes_on(
         tokio::task::yield_now().await;
     }
     for _ in 0..20 {
-        let url = format!("{}/crm/x", orbit.proxy);
+        let url = format!("http://{}/crm/x", orbit.proxy);
         assert_eq!(get(url, Some(&padaria)).await.0, StatusCode::OK);
     }
-    let metrics = get(format!("{}/metrics", orbit.admin), Some(token.trim())).await.2;
+    let metrics = get(format!("http://{}/metrics", orbit.admin), Some(token.trim())).await.2;
     assert!(metrics.contains("orbit_policy_reloads_total{result=\"refused\"}"), "{metrics}");
     let invalid = "orbit_meter_values_invalid_total{meter=\"processing\"} 1";
     assert!(metrics.contains(invalid), "{metrics}");
     std::fs::remove_file(&bad).unwrap();
-    let policy = || get(format!("{}/v1/policy", orbit.admin), Some(token.trim()));
+    let policy = || get(format!("http://{}/v1/policy", orbit.admin), Some(token.trim()));
     loop {
         let json: Value = serde_json::from_str(&policy().await.2).unwrap();
         if json["last_error"].is_null() {

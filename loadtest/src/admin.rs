@@ -43,6 +43,20 @@ impl Admin {
         fetch(&self.target, self.request(Method::POST, path), ANSWER_TIMEOUT).await.map(drop)
     }
 
+    /// How many alerts are pending and dead.
+    pub async fn alerts(&self) -> Result<Value, FetchError> {
+        let request = self.request(Method::GET, "/v1/alerts?limit=1");
+        let response = fetch(&self.target, request, ANSWER_TIMEOUT);
+        self.json(response.await?).await
+    }
+
+    /// Has every dead alert delivered once more.
+    pub async fn replay_alerts(&self) -> Result<Value, FetchError> {
+        let request = self.request(Method::POST, "/v1/alerts/replay");
+        let response = fetch(&self.target, request, ANSWER_TIMEOUT);
+        self.json(response.await?).await
+    }
+
     async fn json(&self, response: Response<Incoming>) -> Result<Value, FetchError> {
         let body = text(&self.target, response, ANSWER_TIMEOUT).await?;
         serde_json::from_str(&body).map_err(|error| FetchError::Body {

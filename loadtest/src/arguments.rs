@@ -9,8 +9,8 @@ use orbit_loadtest::scenario::Rate;
 use orbit_loadtest::target::Target;
 
 pub(crate) use attack::{
-    ChaosArguments, ChildArguments, DiskArguments, KillsArguments, LoadArguments, OnFullChoice,
-    OutageArguments, PowerArguments, QuotaArguments, StageArguments,
+    AlertsArguments, ChaosArguments, ChildArguments, DiskArguments, KillsArguments, LoadArguments,
+    OnFullChoice, OutageArguments, PowerArguments, QuotaArguments, StageArguments,
 };
 
 /// Load, fake upstreams, and the judges of a run.
@@ -62,6 +62,10 @@ pub(crate) enum Command {
     /// Use up a monthly quota and kill the gateway on the way: it must end exact.
     #[command(after_help = attack::QUOTA_EXAMPLES)]
     Quota(QuotaArguments),
+    /// Use quotas up while the gateway and the receiver of its alerts are killed: each crossing must
+    /// arrive under one id, with a signature that is right by an implementation not ours.
+    #[command(after_help = attack::ALERTS_EXAMPLES)]
+    Alerts(AlertsArguments),
     /// Fill the journal's disk to the last byte, under load. Needs root.
     #[command(after_help = attack::DISK_EXAMPLES)]
     Disk(DiskArguments),

@@ -1,6 +1,7 @@
 //! Attacks on a whole Orbit under load, and what is asked when they are over: was every answer
 //! counted, and counted once?
 
+pub mod alerts;
 pub mod chaos;
 pub mod disk;
 pub mod kills;
@@ -43,6 +44,9 @@ pub enum AttackError {
     /// The rows could not be read.
     #[error("cannot read the rows")]
     Table(#[from] TableError),
+    /// A key could not be made.
+    #[error("cannot make a key")]
+    Key(#[from] orbit_policy::keys::NewKeyError),
     /// A disk.
     #[error("cannot {what}")]
     Disk {

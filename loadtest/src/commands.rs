@@ -37,7 +37,7 @@ use crate::arguments::{
     ScenarioArguments, TableArguments, TriggerChoice, UpstreamArguments,
 };
 
-pub(crate) use attack::{chaos, disk, kills, outage, power, quota};
+pub(crate) use attack::{alerts, chaos, disk, kills, outage, power, quota};
 pub(crate) use stage::child;
 
 /// How a command that could be carried out went.

@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         Command::Reload(arguments) => commands::reload(&arguments),
         Command::Chaos(arguments) => commands::chaos(&arguments),
         Command::Outage(arguments) => commands::outage(&arguments),
+        Command::Alerts(arguments) => commands::alerts(&arguments),
         Command::Quota(arguments) => commands::quota(&arguments),
         Command::Disk(arguments) => commands::disk(&arguments),
         Command::Power(arguments) => commands::power(&arguments),

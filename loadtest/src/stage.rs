@@ -157,6 +157,7 @@ impl Stage {
             &POLICY.replace(POLICY_UPSTREAM, &upstream_address.to_string()),
         )?;
 
+        write(&directory.join("policy/more.toml"), &settings.policy)?;
         let data = directory.join("clickhouse");
         let log = |name: &str| directory.join(name);
         let arguments = [
@@ -168,8 +169,8 @@ impl Stage {
         let arguments = arguments.concat();
         let mut engine =
             Daemon::new("clickhouse", launcher, orbit, arguments, log("clickhouse.log"));
-        // The engine's library aborts when a client goes away within the head of a request. A gateway
-        // that embeds it starts it again; here the attacks do.
+        // The engine's library aborts when a client goes away within the head of a request. A
+        // gateway that embeds it starts it again; here the attacks do.
         engine.allow_aborts();
         engine.start()?;
         let server = loopback(http);
@@ -242,10 +243,15 @@ impl Stage {
         answers(&mut self.engine, &target, "/ping", START_LIMIT).await
     }
 
+    /// The gateway's admin API, whose token is there once it was started.
+    pub fn admin_api(&self) -> Result<Admin, StageError> {
+        let token = Secret::read(&self.directory.join("admin.token"))?;
+        Ok(Admin { target: self.admin.clone(), token })
+    }
+
     /// What the gateway says of its journal.
     pub async fn backlog(&self) -> Result<Backlog, StageError> {
-        let token = Secret::read(&self.directory.join("admin.token"))?;
-        let ready = Admin { target: self.admin.clone(), token }.readiness().await?;
+        let ready = self.admin_api()?.readiness().await?;
         let journal = &ready["checks"]["journal"];
         let number = |name| journal[name].as_u64().ok_or(StageError::Readiness(name));
         Ok(Backlog {
@@ -299,6 +305,13 @@ impl Launch {
         };
         Ok(Launch { launcher: found(&settings.launcher)?, orbit: found(&settings.orbit)? })
     }
+}
+
+/// A port that is free now, and that no outgoing connection is given.
+pub fn free_port() -> Result<u16, StageError> {
+    let system = |source| StageError::System { what: "find a free port", source };
+    let free = ports::free(1).map_err(system)?;
+    free.first().copied().ok_or_else(|| system(std::io::ErrorKind::AddrInUse.into()))
 }
 
 fn loopback(port: u16) -> SocketAddr {

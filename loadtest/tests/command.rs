@@ -126,7 +126,9 @@ fn every_subcommand_has_help() {
     for arguments in [&["--help"][..], &["upstream", "--help"], &["run", "--help"]] {
         assert!(loadtest(arguments).status.success());
     }
-    for command in ["keys", "compare", "reload", "chaos", "outage", "disk", "power", "kills"] {
+    for command in
+        ["alerts", "keys", "compare", "reload", "chaos", "outage", "disk", "power", "kills"]
+    {
         let output = loadtest(&[command, "--help"]);
         assert!(output.status.success() && text(&output).contains("Usage: loadtest"), "{command}");
     }

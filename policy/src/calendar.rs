@@ -104,8 +104,12 @@ impl Tag {
 
     /// Whether the window is a later one than `other`'s.
     pub fn is_after(self, other: Tag) -> bool {
-        let ahead = (u32::from(self.0) + Tag::COUNT - u32::from(other.0)) % Tag::COUNT;
-        (1..=Tag::COUNT / 2).contains(&ahead)
+        (1..=Tag::COUNT / 2).contains(&self.ahead_of(other))
+    }
+
+    /// By how many tags it is further than `other`.
+    fn ahead_of(self, other: Tag) -> u32 {
+        (u32::from(self.0) + Tag::COUNT - u32::from(other.0)) % Tag::COUNT
     }
 }
 
@@ -118,13 +122,16 @@ pub struct Calendar {
     anchor: u8,
     /// The window last asked for: start and end in unix seconds, 32 bits each.
     current: AtomicU64,
+    /// The start of a window and of the one before it, in the same way.
+    last: AtomicU64,
 }
 
 impl Calendar {
     /// A calendar; `billing_day` (1 to 31) is of matter to billing periods only.
     pub fn new(zone: TimeZone, period: Period, billing_day: u8) -> Calendar {
         let anchor = if period == Period::BillingPeriod { billing_day.clamp(1, 31) } else { 1 };
-        Calendar { zone, period, anchor, current: AtomicU64::new(0) }
+        let (current, last) = (AtomicU64::new(0), AtomicU64::new(0));
+        Calendar { zone, period, anchor, current, last }
     }
 
     /// How long its windows are.
@@ -132,8 +139,8 @@ impl Calendar {
         self.period
     }
 
-    /// The time zone.
-    pub(crate) fn zone(&self) -> &TimeZone {
+    /// Its zone.
+    pub fn zone(&self) -> &TimeZone {
         &self.zone
     }
 
@@ -160,11 +167,38 @@ impl Calendar {
         self.work_out(at_s, end_s)
     }
 
-    /// The window right before another one of this calendar.
+    /// The window right before another one of this calendar. Asking for the same again costs one
+    /// comparison.
     pub fn before(&self, window: &Window) -> Window {
-        let at_s = (window.start_us / US).clamp(1, i64::from(u32::MAX)) as u32 - 1;
-        let (start_s, end_s) = self.bounds(at_s);
-        self.as_window(start_s, end_s)
+        let start_s = (window.start_us / US).clamp(1, i64::from(u32::MAX)) as u32;
+        let word = self.last.load(Ordering::Relaxed);
+        if (word >> 32) as u32 == start_s {
+            return self.as_window(word as u32, start_s);
+        }
+        let (before_s, end_s) = self.bounds(start_s - 1);
+        // Windows before earlier ones must not push out the one before the current.
+        if u64::from(start_s) > word >> 32 {
+            self.last.store(u64::from(start_s) << 32 | u64::from(before_s), Ordering::Relaxed);
+        }
+        self.as_window(before_s, end_s)
+    }
+
+    /// The latest window with this tag that is before `window`, as far back as tags compare
+    /// rightly. `None`: there is none.
+    pub fn earlier(&self, tag: Tag, window: &Window) -> Option<Window> {
+        let before = self.before(window);
+        if before.tag == tag {
+            return Some(before);
+        }
+        if tag.0 == 0 || !window.tag.is_after(tag) {
+            return None;
+        }
+        // A window lasts until the end of the granule it starts in, and no other starts there.
+        let granule_s = i64::from(self.period.granule_s());
+        let granule = window.start_us / US / granule_s - i64::from(window.tag.ahead_of(tag));
+        let last_s = u32::try_from((granule + 1) * granule_s - 1).ok()?;
+        let (start_s, end_s) = self.bounds(last_s);
+        Some(self.as_window(start_s, end_s)).filter(|earlier| earlier.tag == tag)
     }
 
     #[cold]

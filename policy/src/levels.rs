@@ -123,8 +123,13 @@ impl LevelQuota {
         self.sum.get_or_init(|| sum);
     }
 
+    /// Where its levels are summed; `None`: the snapshot was only made to be judged.
+    pub(crate) fn sum_if_put(&self) -> Option<&Arc<Sum>> {
+        self.sum.get()
+    }
+
     pub(crate) fn sum(&self) -> &Arc<Sum> {
-        self.sum.get().expect("a snapshot in force has given its level quotas their sums")
+        self.sum_if_put().expect("a snapshot in force has given its level quotas their sums")
     }
 
     /// What may be in use.

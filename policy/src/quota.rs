@@ -19,6 +19,7 @@ mod counter;
 mod distinct;
 mod heir;
 mod memory;
+mod pulse;
 mod view;
 
 use std::hash::Hasher;
@@ -39,6 +40,7 @@ use distinct::Distinct;
 pub(crate) use distinct::Entrance;
 pub(crate) use memory::leaked;
 pub use memory::{InMemory, Memory};
+pub use pulse::Pulse;
 pub use view::{AtLimit, Previous, QuotaView, WindowView};
 
 /// A one-off addition to a quota, in the window that contains its instant.

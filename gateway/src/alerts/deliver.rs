@@ -1,10 +1,16 @@
 //! Delivery to one webhook, again and again until it has what is meant for it or is given up.
 //!
-//! A webhook has a task of its own, so one that is slow or away delays no other. Delays between
-//! attempts grow from 5 s to 14 h (the schedule Standard Webhooks recommends, from `retry_base_ms`)
-//! and differ by chance, so that what failed together is not tried together. After the last attempt
-//! a delivery is dead until an operator replays it.
+//! A webhook has a task of its own, so one that is slow or away delays no other, and one event that
+//! it is slow to take delays no other event. Delays between attempts grow from 5 s to 14 h (the
+//! schedule Standard Webhooks recommends, from `retry_base_ms`) and differ by chance, so that what
+//! failed together is not tried together. After the last attempt a delivery is dead until an
+//! operator replays it. After a 410 every delivery is, until a replay or a restart lets the webhook
+//! be tried again.
+//!
+//! What came of an attempt is noted before the next one at the same event: while it cannot be (the
+//! disk may be full), the event is not sent again.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,123 +18,186 @@ use std::time::Duration;
 use metrics::counter;
 use orbit_meter::causes::with_causes;
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
-use super::outbox::{Due, Outbox, OutboxError};
+use super::outbox::{Due, Note, Outbox, OutboxError, Outcome};
 use super::send::{Sender, Sent};
 use crate::clock::Clock;
 use crate::settings::Webhook;
 
-/// Delays before each further attempt, in units of the first: 5 s, 30 s, 2 min, 10 min, 30 min, 1 h,
-/// 2 h, 5 h, 10 h, 14 h.
+/// Delays before each further attempt, in units of the first: 5 s, 30 s, 2 min, 10 min, 30 min, 1
+/// h, 2 h, 5 h, 10 h, 14 h.
 const DELAYS: [u64; 10] = [1, 6, 24, 120, 360, 720, 1_440, 3_600, 7_200, 10_080];
 /// Deliveries under way to one webhook.
 const AT_ONCE: usize = 16;
-/// How long nothing is looked for while nothing is known to come.
+/// How long nothing is looked for while nothing is known to come, or the outbox fails.
 const LOOK: Duration = Duration::from_secs(1);
+/// Why deliveries to a webhook that wants no more are given up.
+const GONE: &str = "the webhook answered 410 Gone; a replay tries it again";
+
+/// A webhook while the process runs.
+pub struct Receiver {
+    /// Its settings.
+    pub webhook: Webhook,
+    is_gone: AtomicBool,
+    more: Notify,
+}
+
+impl Receiver {
+    /// A webhook that is tried.
+    pub fn new(webhook: &Webhook) -> Arc<Receiver> {
+        let (is_gone, more) = (AtomicBool::new(false), Notify::new());
+        Arc::new(Receiver { webhook: webhook.clone(), is_gone, more })
+    }
+
+    /// Says that there is more to deliver.
+    pub fn ring(&self) {
+        self.more.notify_one();
+    }
+
+    /// Tries it again, though it answered 410.
+    pub fn try_again(&self) {
+        self.is_gone.store(false, Ordering::Relaxed);
+        self.ring();
+    }
+}
 
 /// What a task works with.
 pub struct Courier {
     /// To whom.
-    pub webhook: Webhook,
+    pub receiver: Arc<Receiver>,
     /// What is to be delivered.
     pub outbox: Arc<Outbox>,
-    /// Rings when there is more.
-    pub more: Arc<Notify>,
     /// The clock.
     pub clock: Arc<Clock>,
     /// Delay before the second attempt, milliseconds.
     pub retry_base_ms: u64,
+    /// How long an attempt may take.
+    pub timeout: Duration,
+}
+
+/// What a courier has in its hands.
+#[derive(Default)]
+struct Hands {
+    attempts: JoinSet<Note>,
+    /// Made, and not noted.
+    notes: Vec<Note>,
+    /// The events of both.
+    under_way: BTreeSet<String>,
+}
+
+impl Hands {
+    fn take(&mut self, ended: Result<Note, JoinError>) {
+        // One that panicked is due as before.
+        self.notes.extend(ended);
+    }
 }
 
 impl Courier {
     /// Delivers until it is dropped.
     pub async fn run(self) {
-        let sender = Arc::new(Sender::new(&self.webhook));
-        let gone = Arc::new(AtomicBool::new(false));
-        while !gone.load(Ordering::Relaxed) {
-            let wait = match self.round(&sender, &gone).await {
-                Ok(wait) => wait,
+        let sender = Arc::new(Sender::new(&self.receiver.webhook, self.timeout));
+        let mut hands = Hands::default();
+        let mut failing = false;
+        loop {
+            let wait = match self.step(&sender, &mut hands) {
+                Ok(wait) => {
+                    failing = false;
+                    wait
+                }
                 Err(error) => {
-                    let error = with_causes(&error);
-                    tracing::error!(error, "alerts are not delivered at the moment");
+                    if !std::mem::replace(&mut failing, true) {
+                        let (webhook, error) = (&self.receiver.webhook.id, with_causes(&error));
+                        tracing::error!(webhook, error, "alerts are not delivered at the moment");
+                    }
                     LOOK
                 }
             };
             tokio::select! {
-                () = self.more.notified() => {}
+                Some(ended) = hands.attempts.join_next() => hands.take(ended),
+                () = self.receiver.more.notified(), if !failing => {}
                 () = tokio::time::sleep(wait) => {}
             }
         }
-        let webhook = &self.webhook.id;
-        tracing::warn!(webhook, "the webhook answered 410: it gets nothing more until a restart");
     }
 
-    /// Makes one attempt at everything that is due. Returns how long to wait for more.
-    async fn round(
-        &self,
-        sender: &Arc<Sender>,
-        gone: &Arc<AtomicBool>,
-    ) -> Result<Duration, OutboxError> {
-        loop {
-            let now_us = self.clock.unix_us();
-            let (due, next_us) = self.outbox.due(&self.webhook.id, now_us, AT_ONCE)?;
-            if due.is_empty() {
-                let wait_us = next_us.map_or(u64::MAX, |next_us| next_us.abs_diff(now_us));
-                return Ok(LOOK.min(Duration::from_micros(wait_us)));
-            }
-            let mut attempts = JoinSet::new();
-            for one in due {
-                let (sender, timestamp_s) = (Arc::clone(sender), now_us / 1_000_000);
-                attempts.spawn(async move {
-                    let sent = sender.send(&one, timestamp_s).await;
-                    (one, sent)
-                });
-            }
-            while let Some(ended) = attempts.join_next().await {
-                let Ok((due, sent)) = ended else { continue };
-                if matches!(sent, Sent::Gone) {
-                    gone.store(true, Ordering::Relaxed);
-                }
-                self.note(&due, sent)?;
-            }
-            if gone.load(Ordering::Relaxed) {
-                return Ok(Duration::ZERO);
+    /// Notes what ended, and begins what is due. Returns how long to wait for more.
+    fn step(&self, sender: &Arc<Sender>, hands: &mut Hands) -> Result<Duration, OutboxError> {
+        let webhook = &*self.receiver.webhook.id;
+        while let Some(ended) = hands.attempts.try_join_next() {
+            hands.take(ended);
+        }
+        if !hands.notes.is_empty() {
+            self.outbox.note(webhook, &hands.notes)?;
+            for note in hands.notes.drain(..) {
+                tell(webhook, &note);
+                hands.under_way.remove(&note.due.id);
             }
         }
+        if hands.attempts.is_empty() {
+            hands.under_way.clear();
+        }
+        let now_us = self.clock.unix_us();
+        let is_gone = self.receiver.is_gone.load(Ordering::Relaxed);
+        let most = if is_gone { 0 } else { AT_ONCE - hands.under_way.len() };
+        let (due, next_us) = self.outbox.due(webhook, now_us, most, &hands.under_way)?;
+        if is_gone {
+            if hands.attempts.is_empty() && next_us.is_some() {
+                let given_up = self.outbox.give_up(webhook, GONE, now_us)?;
+                tracing::warn!(webhook, given_up, "alerts are not delivered: {GONE}");
+            }
+            return Ok(LOOK);
+        }
+        for one in due {
+            hands.under_way.insert(one.id.clone());
+            hands.attempts.spawn(self.attempt(sender, one));
+        }
+        // With both hands full, the next thing to happen is that an attempt ends.
+        let is_next = next_us.filter(|_| hands.under_way.len() < AT_ONCE);
+        let wait_us = is_next.map_or(u64::MAX, |next_us| (next_us - now_us).max(0).unsigned_abs());
+        Ok(LOOK.min(Duration::from_micros(wait_us)))
     }
 
-    fn note(&self, due: &Due, sent: Sent) -> Result<(), OutboxError> {
-        let (webhook, id, attempts) = (&*self.webhook.id, &*due.id, due.attempts + 1);
-        let now_us = self.clock.unix_us();
-        let result = match sent {
-            Sent::Delivered => {
-                self.outbox.delivered(webhook, id, attempts, now_us)?;
-                "delivered"
-            }
-            Sent::Gone => {
-                self.outbox.failed(webhook, id, attempts, None, "answered 410 Gone", now_us)?;
-                "dead"
-            }
-            Sent::Failed(error) => {
-                let delay_us = delay_us(self.retry_base_ms, attempts, random());
-                let next_us = delay_us.map(|delay_us| now_us.saturating_add_unsigned(delay_us));
-                self.outbox.failed(webhook, id, attempts, next_us, &error, now_us)?;
-                match next_us {
-                    Some(_) => {
-                        tracing::debug!(webhook, id, attempts, error, "an alert was not delivered");
-                        "failed"
-                    }
-                    None => {
-                        tracing::error!(webhook, id, attempts, error, "an alert is given up");
-                        "dead"
-                    }
+    /// One attempt, and what came of it.
+    fn attempt(&self, sender: &Arc<Sender>, due: Due) -> impl Future<Output = Note> + use<> {
+        let (sender, clock) = (Arc::clone(sender), Arc::clone(&self.clock));
+        let (receiver, retry_base_ms) = (Arc::clone(&self.receiver), self.retry_base_ms);
+        async move {
+            let sent = sender.send(&due, clock.unix_us() / 1_000_000).await;
+            let at_us = clock.unix_us();
+            let outcome = match sent {
+                Sent::Delivered => Outcome::Delivered,
+                Sent::Gone => {
+                    receiver.is_gone.store(true, Ordering::Relaxed);
+                    Outcome::Dead { error: GONE.to_owned() }
                 }
-            }
-        };
-        counter!("orbit_alert_attempts_total", "result" => result).increment(1);
-        Ok(())
+                Sent::Failed(error) => match delay_us(retry_base_ms, due.attempts + 1, random()) {
+                    Some(delay_us) => {
+                        Outcome::Again { at_us: at_us.saturating_add_unsigned(delay_us), error }
+                    }
+                    None => Outcome::Dead { error },
+                },
+            };
+            Note { due, outcome, at_us }
+        }
     }
+}
+
+/// Into the log and the metrics.
+fn tell(webhook: &str, note: &Note) {
+    let (id, attempts) = (&*note.due.id, note.due.attempts + 1);
+    let result = match &note.outcome {
+        Outcome::Delivered => "delivered",
+        Outcome::Again { error, .. } => {
+            tracing::debug!(webhook, id, attempts, error, "an alert was not delivered");
+            "failed"
+        }
+        Outcome::Dead { error } => {
+            tracing::error!(webhook, id, attempts, error, "an alert is given up");
+            "dead"
+        }
+    };
+    counter!("orbit_alert_attempts_total", "result" => result).increment(1);
 }
 
 /// Before the next attempt, after so many; `None`: there is none. `chance` makes it between 0.8 and

@@ -32,36 +32,32 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
         || address.is_multicast()
         || address.is_broadcast()
         || address.is_documentation();
-    let special = matches!(
-        (a, b, c),
+    let special = match (a, b, c) {
         // This network; carriers' NAT; IETF protocols; 6to4 relays; benchmarks; reserved.
-        (0, ..)
-            | (100, 64..=127, _)
-            | (192, 0, 0)
-            | (192, 88, 99)
-            | (198, 18..=19, _)
-            | (240.., ..)
-    );
+        (0 | 240.., ..) => true,
+        (100, b, _) => (64..=127).contains(&b),
+        (192, 0, c) => c == 0,
+        (192, 88, c) => c == 99,
+        (198, b, _) => matches!(b, 18 | 19),
+        _ => false,
+    };
     !inside && !special
 }
 
 fn is_public_v6(address: Ipv6Addr) -> bool {
-    let [a, b, c, d, e, f, g, h] = address.segments();
-    let last = || {
-        let [g, h] = [g, h].map(u16::to_be_bytes);
-        Ipv4Addr::new(g[0], g[1], h[0], h[1])
+    let v4 = |high: u16, low: u16| {
+        let ([first, second], [third, fourth]) = (high.to_be_bytes(), low.to_be_bytes());
+        Ipv4Addr::new(first, second, third, fourth)
     };
-    match (a, b, c, d, e, f) {
+    match address.segments() {
         // An IPv4 address in another form is what that address is.
-        (0, 0, 0, 0, 0, 0xffff) | (0x64, 0xff9b, 0, 0, 0, 0) => is_public_v4(last()),
-        (0x2002, ..) => {
-            let [b, c] = [b, c].map(u16::to_be_bytes);
-            is_public_v4(Ipv4Addr::new(b[0], b[1], c[0], c[1]))
-        }
+        [0, 0, 0, 0, 0, 0xffff, high, low]
+        | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
+        | [0x2002, high, low, ..] => is_public_v4(v4(high, low)),
         // Teredo, benchmarks, ORCHID and the like; documentation.
-        (0x2001, 0..=0x1ff | 0xdb8, ..) | (0x3fff, 0..=0xfff, ..) => false,
+        [0x2001, 0..=0x1ff | 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] => false,
         // Global unicast; everything else is inside, reserved or multicast.
-        (0x2000..=0x3fff, ..) => true,
+        [0x2000..=0x3fff, ..] => true,
         _ => false,
     }
 }

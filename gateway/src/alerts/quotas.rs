@@ -1,250 +1,320 @@
-//! Crossings of quotas: found by looking at all of them again and again, so that requests do nothing
-//! for it.
+//! Crossings of quotas, found by looking at all of them again and again, so that requests do
+//! nothing for it.
 //!
-//! What is found is a function of the counts alone, and counts outlive the process: a crossing that
-//! a killed process did not get round to is found by the next one, under the same id. So is one of
-//! the last moments of a window, because a count remembers the window before.
-//!
-//! A threshold is told once in a window, even if a grant lifts the quota and it is crossed again.
+//! A look costs a few words for each quota whose count is as it was ([`Pulse`]); only the others,
+//! and those whose window ended, are read. What was told of a quota is kept ([`Told`]), so nothing
+//! is told twice; what was counted is kept by the counters, so what a killed process did not get
+//! round to is found by the next one. A window that is over is judged once more, by what was
+//! allowed in it: a counter remembers the last window it counted in, however long ago.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
-use orbit_policy::quota::QuotaView;
-use serde_json::{Map, Value, json};
+use orbit_policy::quota::{Pulse, QuotaView, WindowView};
+use orbit_policy::{Aggregate, Snapshot};
+use serde_json::{Value, json};
 
+use super::forecast::{self, Forecast, Trend};
+use super::outbox::Findings;
 use super::signal::{self, Kind, Signal};
+use super::told::{At, Crossing, Span, Told, Usage};
+use crate::api::words::rfc3339;
 
-/// Of a window, this part must be over before anything is foretold.
-const FORECAST_AFTER: f64 = 0.1;
-
-/// What was found of each quota already.
-#[derive(Debug, Default)]
+/// What is known of all quotas of the policy in force.
 pub struct QuotaWatch {
-    seen: HashMap<u128, Seen>,
+    snapshot: Option<Arc<Snapshot>>,
+    /// In the order of the snapshot.
+    entries: Vec<Entry>,
+    watched: HashMap<u128, Watched>,
+    /// Of quotas of distinct meters.
+    trends: HashMap<u128, Trend>,
 }
 
-/// What was found of a quota in its window.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Seen {
-    start_us: i64,
-    /// Thresholds crossed.
-    crossed: usize,
-    exhausted: bool,
-    foretold: bool,
+/// A quota as it was when it was last read.
+struct Entry {
+    pulse: Pulse,
+    beat: u64,
+    /// When it is to be read although nothing is counted, unix microseconds.
+    due_us: i64,
+    is_distinct: bool,
 }
 
-/// A window of a quota, current or over.
+/// What was told of a quota, and what was used of it at the last look of this process.
+#[derive(Clone, Debug)]
+struct Watched {
+    told: Told,
+    seen: Option<u64>,
+}
+
+/// A quota as it stands; a level has no window.
 #[derive(Clone, Copy)]
-struct Look {
-    start_us: i64,
-    end_us: i64,
-    used: u64,
+struct Standing<'v> {
+    view: &'v QuotaView<'v>,
+    window: Option<Span>,
+}
+
+impl<'v> Standing<'v> {
+    fn of(view: &'v QuotaView<'v>) -> Standing<'v> {
+        let span =
+            |window: WindowView<'_>| Span { start_us: window.start_us, end_us: window.end_us };
+        Standing { view, window: view.window.map(span) }
+    }
+}
+
+/// Where what is found goes.
+pub struct Found<'f> {
+    /// To be told.
+    pub signals: &'f mut Vec<Signal>,
+    /// To be kept with it.
+    pub findings: &'f mut Findings,
 }
 
 impl QuotaWatch {
-    /// Adds what is new of a quota to `found`.
-    pub fn look(&mut self, view: &QuotaView<'_>, now_us: i64, found: &mut Vec<Signal>) {
-        // A level has one window that never ends.
-        let bounds = view.window.map_or((0, i64::MAX), |window| (window.start_us, window.end_us));
-        let now = Look { start_us: bounds.0, end_us: bounds.1, used: view.used };
-        let seen = self.seen.get(&view.key).copied();
-        let mut state = seen.unwrap_or_default();
-        if state.start_us != now.start_us || seen.is_none() {
-            // Of a window that nobody has looked at here, nothing is known to be told.
-            if let Some(before) = view.window.and_then(|window| window.previous) {
-                let same = state.start_us == before.start_us && seen.is_some();
-                let mut last = if same { state } else { Seen::default() };
-                let (start_us, end_us, used) = (before.start_us, before.end_us, before.used);
-                Seen::cross(&mut last, view, Look { start_us, end_us, used }, now_us, found);
+    /// Goes on from what earlier processes told.
+    pub fn new(told: HashMap<u128, Told>) -> QuotaWatch {
+        let watched = told.into_iter().map(|(key, told)| (key, Watched { told, seen: None }));
+        QuotaWatch {
+            snapshot: None,
+            entries: Vec::new(),
+            watched: watched.collect(),
+            trends: HashMap::new(),
+        }
+    }
+
+    /// Looks at every quota of which there may be something new.
+    pub fn look(&mut self, snapshot: &Arc<Snapshot>, now_us: i64, found: &mut Found<'_>) {
+        let is_new = self.snapshot.as_ref().is_none_or(|known| !Arc::ptr_eq(known, snapshot));
+        if is_new {
+            self.take_up(snapshot, now_us, found);
+        }
+        for place in 0..self.entries.len() {
+            let entry = &mut self.entries[place];
+            // Before the quota is read: what is counted meanwhile shows at the next look.
+            let beat = entry.pulse.beat();
+            if beat == entry.beat && now_us < entry.due_us {
+                continue;
             }
-            state = Seen { start_us: now.start_us, ..Seen::default() };
-        }
-        state.cross(view, now, now_us, found);
-        let may_tell = view.window.is_some() && !state.exhausted && !state.foretold;
-        if may_tell && now_us < now.end_us {
-            state.foretold = foretell(view, now, now_us, found);
-        }
-        if seen != Some(state) {
-            self.seen.insert(view.key, state);
+            entry.beat = beat;
+            let is_distinct = entry.is_distinct;
+            let Some(view) = snapshot.quota_at(place, now_us) else { continue };
+            let due_us = self.read(Standing::of(&view), is_distinct, now_us, found);
+            self.entries[place].due_us = due_us;
         }
     }
 
-    /// Forgets quotas that are gone.
-    pub fn retain(&mut self, is_there: impl Fn(u128) -> bool) {
-        self.seen.retain(|key, _| is_there(*key));
-    }
-}
-
-impl Seen {
-    fn cross(&mut self, view: &QuotaView<'_>, look: Look, now_us: i64, found: &mut Vec<Signal>) {
-        let allowance = u128::from(view.allowance());
-        let used = u128::from(look.used) * 100;
-        while let Some(percent) = view.thresholds.get(self.crossed) {
-            if used < allowance * u128::from(*percent) || look.used == 0 {
-                break;
+    /// Says that something was asked of a quota of which nothing is allowed.
+    pub fn asked(
+        &mut self,
+        snapshot: &Snapshot,
+        (tenant, name): (&str, &str),
+        now_us: i64,
+        found: &mut Found<'_>,
+    ) {
+        let quotas = snapshot.quotas_of(tenant, now_us).unwrap_or_default();
+        for view in quotas.iter().filter(|view| view.full_name == name && view.allowance() == 0) {
+            let standing = Standing::of(view);
+            let watched = self.current(standing);
+            if let Some(crossing) = watched.told.tell(At::Exhausted, 0) {
+                let told = watched.told.clone();
+                found.signals.push(tell(crossing, standing, standing.window, view.used, 0, now_us));
+                found.findings.told.insert(view.key, told);
             }
-            self.crossed += 1;
-            let more = [("threshold_percent", json!(percent))];
-            let part = percent.to_le_bytes();
-            found.push(told(Kind::ThresholdCrossed, &part, view, look, now_us, more));
         }
-        if !self.exhausted && look.used >= view.allowance() {
-            self.exhausted = true;
-            let more = [("at_limit", json!(view.at_limit.as_str()))];
-            found.push(told(Kind::Exhausted, &[], view, look, now_us, more));
+    }
+
+    /// Keeps all that was told once more.
+    pub fn keep_all(&self, findings: &mut Findings) {
+        let all = self.watched.iter().map(|(key, watched)| (*key, watched.told.clone()));
+        findings.told.extend(all);
+    }
+
+    /// From now on watches the quotas of this snapshot, each of which is read once.
+    fn take_up(&mut self, snapshot: &Arc<Snapshot>, now_us: i64, found: &mut Found<'_>) {
+        let mut there = HashSet::new();
+        let pulses = snapshot.quota_pulses().enumerate();
+        self.entries = pulses
+            .map(|(place, pulse)| {
+                let view = snapshot.quota_at(place, now_us);
+                let meter = view.and_then(|view| {
+                    there.insert(view.key);
+                    snapshot.meter_id(view.meter)
+                });
+                let is_distinct = meter
+                    .is_some_and(|meter| snapshot.meter(meter).aggregate == Aggregate::Distinct);
+                Entry { pulse, beat: 0, due_us: i64::MIN, is_distinct }
+            })
+            .collect();
+        self.trends.retain(|key, _| there.contains(key));
+        // One that is put back before its window is over must not be told again.
+        let is_over = |span: Span| now_us >= span.end_us + (span.end_us - span.start_us);
+        self.watched.retain(|key, watched| {
+            let keep = there.contains(key) || !watched.told.window.is_none_or(is_over);
+            if !keep {
+                found.findings.told.remove(key);
+                found.findings.forgotten.push(*key);
+            }
+            keep
+        });
+        self.snapshot = Some(Arc::clone(snapshot));
+    }
+
+    /// Reads one quota. Returns when it is to be read again at the latest, unix microseconds.
+    fn read(
+        &mut self,
+        standing: Standing<'_>,
+        is_distinct: bool,
+        now_us: i64,
+        found: &mut Found<'_>,
+    ) -> i64 {
+        let Standing { view, window } = standing;
+        self.judge_the_last(view, now_us, found);
+        let known = self.watched.get(&view.key);
+        if view.used == 0 && known.is_none_or(|known| known.told.window != window) {
+            return window.map_or(i64::MAX, |window| window.end_us);
         }
+        let before = known.map(|known| known.told.clone());
+        let usage = |seen| Usage { seen, used: view.used, allowance: view.allowance() };
+        let watched = self.current(standing);
+        let crossings = watched.told.cross(view.thresholds, usage(watched.seen));
+        watched.seen = Some(view.used);
+        for crossing in crossings {
+            let told = tell(crossing, standing, window, view.used, view.allowance(), now_us);
+            found.signals.push(told);
+        }
+        let due_us = match window {
+            Some(window) => self.foretell(standing, window, is_distinct, now_us, found),
+            None => i64::MAX,
+        };
+        let told = &self.watched[&view.key].told;
+        if before.as_ref() != Some(told) {
+            found.findings.told.insert(view.key, told.clone());
+        }
+        due_us
+    }
+
+    /// What is told of the quota in its current window.
+    fn current(&mut self, standing: Standing<'_>) -> &mut Watched {
+        let Standing { view, window } = standing;
+        let new = || Watched { told: Told::nothing(window, view.allowance()), seen: None };
+        let watched = self.watched.entry(view.key).or_insert_with(new);
+        if watched.told.window != window {
+            *watched = new();
+        }
+        watched
+    }
+
+    /// Judges the window that is over, if nobody has since it is.
+    fn judge_the_last(&mut self, view: &QuotaView<'_>, now_us: i64, found: &mut Found<'_>) {
+        let Some(last) = view.window.and_then(|window| window.previous) else { return };
+        let window = Some(Span { start_us: last.start_us, end_us: last.end_us });
+        let known = self.watched.get(&view.key).and_then(|watched| watched.told.window);
+        if known.is_some_and(|known| known.start_us > last.start_us) {
+            return;
+        }
+        let is_known = known == window;
+        if !is_known && last.used == 0 {
+            return;
+        }
+        // Nobody looked at it: what the documents say now is the best there is.
+        let new = || Watched { told: Told::nothing(window, last.limit), seen: None };
+        let watched = self.watched.entry(view.key).or_insert_with(new);
+        if !is_known {
+            *watched = new();
+        }
+        if watched.told.is_over {
+            return;
+        }
+        watched.told.is_over = true;
+        let allowance = watched.told.allowance;
+        let usage = Usage { seen: watched.seen, used: last.used, allowance };
+        for crossing in watched.told.cross(view.thresholds, usage) {
+            let standing = Standing::of(view);
+            found.signals.push(tell(crossing, standing, window, last.used, allowance, now_us));
+        }
+        found.findings.told.insert(view.key, watched.told.clone());
+    }
+
+    /// Foretells, where it can be, that the quota is used up before its window ends. Returns when
+    /// it is worth another look, or the window's end.
+    fn foretell(
+        &mut self,
+        standing: Standing<'_>,
+        window: Span,
+        is_distinct: bool,
+        now_us: i64,
+        found: &mut Found<'_>,
+    ) -> i64 {
+        let view = standing.view;
+        if view.used == 0 || view.used >= view.allowance() || now_us >= window.end_us {
+            self.trends.remove(&view.key);
+            return window.end_us;
+        }
+        let (forecast, due_us): (Option<Forecast>, i64) = if is_distinct {
+            let trend = self.trends.entry(view.key).or_default();
+            trend.look(window, view.used, view.allowance(), now_us)
+        } else {
+            forecast::linear(window, view.used, view.allowance(), now_us)
+        };
+        if let Some(forecast) = forecast
+            && let Some(watched) = self.watched.get_mut(&view.key)
+            && let Some(crossing) = watched.told.foretell(view.allowance())
+        {
+            let (used, allowance) = (view.used, view.allowance());
+            let mut told = tell(crossing, standing, Some(window), used, allowance, now_us);
+            told.data.insert("forecast".to_owned(), json!(forecast.expected));
+            let at = rfc3339(forecast.exhausted_us);
+            told.data.insert("exhausted_at".to_owned(), json!(at));
+            found.signals.push(told);
+        }
+        due_us
     }
 }
 
-/// Whether a quota is used up before its window ends if it goes on like this.
-fn foretell(view: &QuotaView<'_>, look: Look, now_us: i64, found: &mut Vec<Signal>) -> bool {
-    let length = (look.end_us - look.start_us) as f64;
-    let passed = (now_us - look.start_us) as f64 / length.max(1.0);
-    if passed < FORECAST_AFTER || view.used == 0 {
-        return false;
-    }
-    let expected = view.used as f64 / passed;
-    if expected <= view.allowance() as f64 {
-        return false;
-    }
-    let share = view.allowance() as f64 / expected;
-    let exhausted_us = look.start_us + (length * share) as i64;
-    let more = [
-        ("forecast", json!(expected.round() as u64)),
-        ("exhausted_at", json!(signal::time(exhausted_us))),
-    ];
-    found.push(told(Kind::ForecastExceeded, &[], view, look, now_us, more));
-    true
-}
-
-fn told<const N: usize>(
-    kind: Kind,
-    part: &[u8],
-    view: &QuotaView<'_>,
-    look: Look,
+fn tell(
+    Crossing { at, occasion }: Crossing,
+    standing: Standing<'_>,
+    window: Option<Span>,
+    used: u64,
+    allowance: u64,
     now_us: i64,
-    more: [(&str, Value); N],
 ) -> Signal {
-    let key = view.key.to_le_bytes();
-    let start = look.start_us.to_le_bytes();
-    let facts = [
+    let view = standing.view;
+    let (kind, part) = match at {
+        At::Percent(percent) => (Kind::ThresholdCrossed, percent),
+        At::Exhausted => (Kind::Exhausted, 0),
+        At::Forecast => (Kind::ForecastExceeded, 0),
+    };
+    let mut facts = vec![
         ("quota", json!(view.name)),
         ("level", json!(view.level.as_str())),
         ("meter", json!(view.meter)),
-        ("used", json!(look.used)),
-        ("limit", json!(view.allowance())),
+        ("used", json!(used)),
+        ("limit", json!(allowance)),
     ];
-    let of_window = view.window.map(|window| {
-        [
-            ("period", json!(window.period.as_str())),
-            ("window_start", json!(signal::time(look.start_us))),
-            ("window_end", json!(signal::time(look.end_us))),
-        ]
-    });
-    let facts = facts.into_iter().chain(of_window.into_iter().flatten()).chain(more);
-    let facts = facts.map(|(name, value)| (name.to_owned(), value));
+    if let (Some(window), Some(current)) = (window, view.window) {
+        facts.push(("period", json!(current.period.as_str())));
+        facts.push(("window_start", json!(rfc3339(window.start_us))));
+        facts.push(("window_end", json!(rfc3339(window.end_us))));
+    }
+    match at {
+        At::Percent(percent) => facts.push(("threshold_percent", json!(percent))),
+        At::Exhausted => facts.push(("at_limit", json!(view.at_limit.as_str()))),
+        At::Forecast => {}
+    }
+    let facts = facts.into_iter().map(|(name, value): (_, Value)| (name.to_owned(), value));
+    // No window starts there: of a level.
+    let start_us = window.map_or(i64::MIN, |window| window.start_us);
+    let (key, start) = (view.key.to_le_bytes(), start_us.to_le_bytes());
+    let (part, occasion) = (part.to_le_bytes(), occasion.to_le_bytes());
     Signal {
-        id: signal::id(&[kind.as_str().as_bytes(), &key, &start, part]),
+        id: signal::id(&[kind.as_str().as_bytes(), &key, &start, &part, &occasion]),
         kind,
         tenant: view.tenant.to_owned(),
         path: view.path.to_owned(),
         at_us: now_us,
-        data: Map::from_iter(facts),
+        data: facts.collect(),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use orbit_policy::calendar::Period;
-    use orbit_policy::quota::{AtLimit, Previous, WindowView};
-    use orbit_policy::snapshot::Level;
-
-    use super::*;
-
-    const HOUR_US: i64 = 3_600_000_000;
-
-    fn view(used: u64, hour: i64) -> QuotaView<'static> {
-        QuotaView {
-            key: 7,
-            tenant: "web",
-            path: "acme/web",
-            level: Level::Team,
-            name: "calls",
-            full_name: "team/calls",
-            meter: "api_calls",
-            window: Some(WindowView {
-                period: Period::Hour,
-                zone: "UTC",
-                start_us: hour * HOUR_US,
-                end_us: (hour + 1) * HOUR_US,
-                granted: 0,
-                rolled_over: 0,
-                base: 0,
-                since_us: 0,
-                previous: None,
-            }),
-            used,
-            estimated: false,
-            limit: 10,
-            grace: 0,
-            thresholds: &[50, 80],
-            at_limit: AtLimit::Block,
-        }
-    }
-
-    fn kinds(found: &[Signal]) -> Vec<(Kind, Option<u64>)> {
-        let percent = |one: &Signal| one.data.get("threshold_percent").and_then(Value::as_u64);
-        found.iter().map(|one| (one.kind, percent(one))).collect()
-    }
-
-    #[test]
-    fn each_crossing_is_found_once_and_again_after_a_restart_under_its_id() {
-        let mut watch = QuotaWatch::default();
-        let mut found = Vec::new();
-        for used in [0, 4, 5, 5, 9, 10, 12] {
-            watch.look(&view(used, 0), 1, &mut found);
-        }
-        let all = [
-            (Kind::ThresholdCrossed, Some(50)),
-            (Kind::ThresholdCrossed, Some(80)),
-            (Kind::Exhausted, None),
-        ];
-        assert_eq!(kinds(&found), all);
-        let mut again = Vec::new();
-        QuotaWatch::default().look(&view(12, 0), 1, &mut again);
-        let ids = |found: &[Signal]| found.iter().map(|one| one.id.clone()).collect::<Vec<_>>();
-        assert_eq!(ids(&found), ids(&again));
-        let mut next = Vec::new();
-        watch.look(&view(10, 1), HOUR_US + 1, &mut next);
-        assert_eq!(kinds(&next), all);
-        assert!(ids(&next).iter().all(|id| !ids(&found).contains(id)));
-    }
-
-    #[test]
-    fn what_was_crossed_at_the_end_of_a_window_is_found_in_the_next() {
-        let mut watch = QuotaWatch::default();
-        let mut found = Vec::new();
-        watch.look(&view(6, 0), 1, &mut found);
-        found.clear();
-        let before = Previous { start_us: 0, end_us: HOUR_US, used: 10 };
-        let mut later = view(0, 1);
-        later.window.as_mut().expect("a window").previous = Some(before);
-        watch.look(&later, HOUR_US + 1, &mut found);
-        watch.look(&later, HOUR_US + 2, &mut found);
-        assert_eq!(kinds(&found), [(Kind::ThresholdCrossed, Some(80)), (Kind::Exhausted, None)]);
-    }
-
-    #[test]
-    fn a_pace_that_is_too_fast_is_foretold_once() {
-        let mut watch = QuotaWatch::default();
-        let mut found = Vec::new();
-        // Too early to tell, then fast enough to be used up at half past.
-        watch.look(&view(1, 0), HOUR_US / 20, &mut found);
-        assert_eq!(kinds(&found), []);
-        watch.look(&view(4, 0), HOUR_US / 5, &mut found);
-        watch.look(&view(4, 0), HOUR_US / 5 + 1, &mut found);
-        assert_eq!(kinds(&found), [(Kind::ForecastExceeded, None)]);
-        assert_eq!(found[0].data["forecast"], json!(20));
-        assert_eq!(found[0].data["exhausted_at"], json!("1970-01-01T00:30:00.000Z"));
-    }
-}
+mod tests;

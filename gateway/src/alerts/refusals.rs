@@ -1,27 +1,24 @@
-//! Tenants that are refused again and again.
-//!
-//! An episode begins when a tenant was refused more than so many times a minute for so many minutes
-//! in a row, and ends after five minutes that were not like that. It is told once, under an id made
-//! of the tenant and the episode's beginning; while it lasts its beginning is kept, so that a
-//! restart in the middle neither tells it again nor forgets that it goes on.
+//! Tenants that are refused again and again: more than so many times a minute for so many minutes
+//! in a row ([`episodes`](super::episodes)).
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use dashmap::DashMap;
+use dashmap::{DashMap, DashSet};
 use serde_json::{Map, json};
 
+use super::episodes::{Building, Episode, Episodes};
+use super::quotas::Found;
 use super::signal::{self, Kind, Signal};
-
-const MINUTE_US: i64 = 60_000_000;
-/// Quiet minutes after which an episode is over.
-const QUIET_MINUTES: i64 = 5;
+use crate::api::words::rfc3339;
 
 /// Counts of refusals since they were last looked at. One look-up and one addition for each refusal
 /// of a known tenant.
 #[derive(Debug, Default)]
 pub struct RefusalCounts {
     by_path: DashMap<Box<str>, AtomicU64>,
+    /// Quotas of which nothing is allowed and something was asked: tenant and name.
+    asked_in_vain: DashSet<(Box<str>, Box<str>)>,
 }
 
 impl RefusalCounts {
@@ -50,6 +47,32 @@ impl RefusalCounts {
         });
         taken
     }
+
+    /// Notes that a quota refused of which nothing is allowed, so that nothing shows in its count:
+    /// the tenant it stands at, and its full name.
+    pub fn ask_in_vain(&self, tenant: &str, name: &str) {
+        let quota = (tenant.into(), name.into());
+        if !self.asked_in_vain.contains(&quota) {
+            self.asked_in_vain.insert(quota);
+        }
+    }
+
+    /// Starts all counts anew.
+    pub(super) fn forget(&self) {
+        drop(self.take());
+    }
+
+    /// Such quotas since the last call.
+    pub(super) fn take_asked_in_vain(&self) -> Vec<(Box<str>, Box<str>)> {
+        if self.asked_in_vain.is_empty() {
+            return Vec::new();
+        }
+        let asked: Vec<_> = self.asked_in_vain.iter().map(|quota| quota.clone()).collect();
+        for quota in &asked {
+            self.asked_in_vain.remove(quota);
+        }
+        asked
+    }
 }
 
 /// What counts as again and again.
@@ -61,62 +84,33 @@ pub struct Sustained {
     pub minutes: u32,
 }
 
-/// An episode, as it is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Episode {
-    /// Its first minute, unix microseconds.
-    pub began_us: i64,
-    /// Its latest minute with too many refusals, unix microseconds.
-    pub last_us: i64,
-}
-
-/// What each tenant goes through.
-#[derive(Debug)]
+/// What each tenant goes through, by its path.
 pub struct RefusalWatch {
     sustained: Sustained,
-    /// Minutes in a row with too many, and the first of them.
-    building: BTreeMap<String, (u32, i64)>,
-    episodes: BTreeMap<String, Episode>,
+    episodes: Episodes<u64>,
 }
 
 impl RefusalWatch {
     /// Goes on with the episodes that were kept.
-    pub fn new(sustained: Sustained, kept: BTreeMap<String, Episode>) -> RefusalWatch {
-        RefusalWatch { sustained, building: BTreeMap::new(), episodes: kept }
+    pub fn new(sustained: Sustained, kept: &BTreeMap<String, Episode>) -> RefusalWatch {
+        RefusalWatch { sustained, episodes: Episodes::new("refusals", kept) }
     }
 
-    /// Looks at a minute that is over. Returns whether episodes changed.
-    pub fn look(&mut self, counts: &RefusalCounts, now_us: i64, found: &mut Vec<Signal>) -> bool {
-        let many = counts.take().into_iter();
-        let many: BTreeMap<String, u64> =
-            many.filter(|(_, count)| *count > self.sustained.per_minute).collect();
-        let before = self.episodes.clone();
-        self.building.retain(|path, _| many.contains_key(path));
-        for (path, count) in many {
-            if let Some(episode) = self.episodes.get_mut(&path) {
-                episode.last_us = now_us;
-                continue;
-            }
-            let building = self.building.entry(path.clone()).or_insert((0, now_us));
-            building.0 += 1;
-            if building.0 >= self.sustained.minutes {
-                let began_us = building.1;
-                self.building.remove(&path);
-                found.push(self.told(&path, count, began_us, now_us));
-                self.episodes.insert(path, Episode { began_us, last_us: now_us });
-            }
+    /// Looks at a minute that is over.
+    pub fn minute(&mut self, counts: &RefusalCounts, now_us: i64, found: &mut Found<'_>) {
+        let Sustained { per_minute, minutes } = self.sustained;
+        let many = counts.take().into_iter().filter(|(_, count)| *count > per_minute).collect();
+        let has_lasted =
+            |_: &str, building: &Building<u64>| building.minutes.len() >= minutes as usize;
+        let changed = &mut found.findings.episodes;
+        for (path, building) in self.episodes.minute(many, has_lasted, now_us, changed) {
+            found.signals.push(self.tell(&path, &building, now_us));
         }
-        self.episodes.retain(|_, episode| now_us - episode.last_us < QUIET_MINUTES * MINUTE_US);
-        self.episodes != before
     }
 
-    /// What goes on.
-    pub fn episodes(&self) -> &BTreeMap<String, Episode> {
-        &self.episodes
-    }
-
-    fn told(&self, path: &str, count: u64, began_us: i64, now_us: i64) -> Signal {
+    fn tell(&self, path: &str, building: &Building<u64>, now_us: i64) -> Signal {
         let kind = Kind::RefusalsSustained;
+        let began_us = building.began_us;
         let parts = [kind.as_str().as_bytes(), path.as_bytes(), &began_us.to_le_bytes()];
         Signal {
             id: signal::id(&parts),
@@ -125,8 +119,8 @@ impl RefusalWatch {
             path: path.to_owned(),
             at_us: now_us,
             data: Map::from_iter([
-                ("refused_in_last_minute".to_owned(), json!(count)),
-                ("since".to_owned(), json!(signal::time(began_us))),
+                ("refused_in_last_minute".to_owned(), json!(building.minutes.last())),
+                ("since".to_owned(), json!(rfc3339(began_us))),
                 ("minutes".to_owned(), json!(self.sustained.minutes)),
             ]),
         }
@@ -135,35 +129,39 @@ impl RefusalWatch {
 
 #[cfg(test)]
 mod tests {
+    use super::super::outbox::Findings;
     use super::*;
 
+    const MINUTE_US: i64 = 60_000_000;
+
     #[test]
-    fn an_episode_is_told_once_however_long_and_over_a_restart() {
-        let sustained = Sustained { per_minute: 2, minutes: 2 };
+    fn more_refusals_than_that_for_so_long_are_told_once() {
         let counts = RefusalCounts::default();
-        let mut watch = RefusalWatch::new(sustained, BTreeMap::new());
-        let mut found = Vec::new();
-        let mut minute = |watch: &mut RefusalWatch, number: i64, refused: u64| {
+        let sustained = Sustained { per_minute: 2, minutes: 2 };
+        let mut watch = RefusalWatch::new(sustained, &BTreeMap::new());
+        let (mut signals, mut findings) = (Vec::new(), Findings::default());
+        let mut minute = |number: i64, refused: u64| {
             (0..refused).for_each(|_| counts.count("acme/web"));
-            watch.look(&counts, number * MINUTE_US, &mut found);
-            found.len()
+            counts.count("");
+            let mut found = Found { signals: &mut signals, findings: &mut findings };
+            watch.minute(&counts, number * MINUTE_US, &mut found);
+            signals.len()
         };
-        assert_eq!(minute(&mut watch, 1, 3), 0);
-        // Just not enough: it begins anew.
-        assert_eq!(minute(&mut watch, 2, 2), 0);
-        assert_eq!(minute(&mut watch, 3, 3), 0);
-        assert_eq!(minute(&mut watch, 4, 9), 1);
-        let mut watch = RefusalWatch::new(sustained, watch.episodes().clone());
-        for number in 5..9 {
-            assert_eq!(minute(&mut watch, number, 3 * (number as u64 % 2)), 1);
-        }
-        for number in 9..13 {
-            assert_eq!(minute(&mut watch, number, 0), 1);
-        }
-        assert!(watch.episodes().is_empty());
-        assert_eq!(minute(&mut watch, 14, 3), 1);
-        assert_eq!(minute(&mut watch, 15, 3), 2);
-        assert_ne!(found[0].id, found[1].id);
-        assert_eq!((&*found[0].tenant, &*found[0].path), ("web", "acme/web"));
+        let told: Vec<usize> =
+            [3, 2, 3, 9, 9].into_iter().zip(1..).map(|(n, at)| minute(at, n)).collect();
+        assert_eq!(told, [0, 0, 0, 1, 1], "just enough is not more");
+        assert_eq!((&*signals[0].tenant, &*signals[0].path), ("web", "acme/web"));
+        assert_eq!(signals[0].data["refused_in_last_minute"], 9);
+        let kept: Vec<_> = findings.episodes.keys().collect();
+        assert_eq!(kept, ["refusals acme/web"], "in the transaction of the signal");
+    }
+
+    #[test]
+    fn what_was_asked_in_vain_is_said_once() {
+        let counts = RefusalCounts::default();
+        counts.ask_in_vain("web", "team/exports");
+        counts.ask_in_vain("web", "team/exports");
+        assert_eq!(counts.take_asked_in_vain().len(), 1);
+        assert_eq!(counts.take_asked_in_vain().len(), 0);
     }
 }

@@ -1,8 +1,9 @@
 //! One attempt to deliver an event to a webhook.
 //!
-//! Guarantees: whole and header within [`TIMEOUT`], no redirect is followed, the body of the answer
-//! is not read, and the connection goes where [`guard`](super::guard) looked. What failed is said in
-//! words without secrets, query or user of the URL.
+//! Guarantees: an answer's header is there within the timeout or not at all, no redirect is
+//! followed, the body of the answer is not read, and the connection goes where
+//! [`guard`](super::guard) looked. What failed is said in words without secrets, query or user of
+//! the URL.
 
 use std::time::Duration;
 
@@ -20,9 +21,8 @@ use super::outbox::Due;
 use super::sign::{SecretError, Secrets};
 use crate::settings::Webhook;
 
-/// To connect, and for an answer.
+/// To connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What came of an attempt.
 #[derive(Debug)]
@@ -46,32 +46,36 @@ enum SendError {
     Request(#[from] http::Error),
     #[error("no connection, or it broke")]
     Client(#[from] hyper_util::client::legacy::Error),
-    #[error("no answer within {} s", TIMEOUT.as_secs())]
-    Late,
+    #[error("no answer within {} s", .0.as_secs_f64())]
+    Late(Duration),
 }
 
 /// Sends to one webhook.
 pub struct Sender {
     webhook: Webhook,
     uri: Uri,
+    timeout: Duration,
     client: Client<HttpsConnector<HttpConnector<GuardedResolver>>, Full<Bytes>>,
 }
 
 impl Sender {
-    /// For a webhook of checked settings.
-    pub fn new(webhook: &Webhook) -> Sender {
+    /// For a webhook of checked settings, which may take so long to answer.
+    pub fn new(webhook: &Webhook, timeout: Duration) -> Sender {
         let resolver = GuardedResolver { allow_private: webhook.allow_private };
         let mut connector = HttpConnector::new_with_resolver(resolver);
         connector.enforce_http(false);
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        connector.set_connect_timeout(Some(CONNECT_TIMEOUT.min(timeout)));
+        // By name: more than one is in the process, and which is its default is a matter of order.
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
         let connector = HttpsConnectorBuilder::new()
-            .with_webpki_roots()
+            .with_provider_and_webpki_roots(provider)
+            .expect("the provider has the ciphers of the default versions")
             .https_or_http()
             .enable_http1()
             .wrap_connector(connector);
         let client = Client::builder(TokioExecutor::new()).build(connector);
         let uri = webhook.uri().expect("settings are checked before they are used");
-        Sender { webhook: webhook.clone(), uri, client }
+        Sender { webhook: webhook.clone(), uri, timeout, client }
     }
 
     /// Sends an event once.
@@ -104,7 +108,7 @@ impl Sender {
             .header("webhook-timestamp", timestamp_s)
             .header("webhook-signature", secrets.sign(&due.id, timestamp_s, &due.body))
             .body(Full::new(Bytes::from(due.body.clone())))?;
-        let answer = tokio::time::timeout(TIMEOUT, self.client.request(request)).await;
-        Ok(answer.map_err(|_| SendError::Late)??.status())
+        let answer = tokio::time::timeout(self.timeout, self.client.request(request)).await;
+        Ok(answer.map_err(|_| SendError::Late(self.timeout))??.status())
     }
 }

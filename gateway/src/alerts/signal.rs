@@ -1,37 +1,11 @@
 //! What there is to tell: each crossing under one id, the same whoever finds it and however often.
 
-use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-/// What happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// A soft threshold of a quota was crossed.
-    ThresholdCrossed,
-    /// A quota is used up.
-    Exhausted,
-    /// At this pace a quota is used up before its window ends.
-    ForecastExceeded,
-    /// A tenant is refused again and again.
-    RefusalsSustained,
-}
-
-impl Kind {
-    /// Every kind.
-    pub const ALL: [Kind; 4] =
-        [Kind::ThresholdCrossed, Kind::Exhausted, Kind::ForecastExceeded, Kind::RefusalsSustained];
-
-    /// The type of its events.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Kind::ThresholdCrossed => "quota.threshold_crossed",
-            Kind::Exhausted => "quota.exhausted",
-            Kind::ForecastExceeded => "capacity.forecast_exceeded",
-            Kind::RefusalsSustained => "refusals.sustained",
-        }
-    }
-}
+use crate::api::words::rfc3339;
+pub use crate::settings::EventType as Kind;
+use crate::settings::Webhook;
 
 /// Something to tell.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,13 +31,15 @@ impl Signal {
         data.insert("tenant".to_owned(), json!(self.tenant));
         data.insert("path".to_owned(), json!(self.path));
         let body =
-            json!({ "type": self.kind.as_str(), "timestamp": time(self.at_us), "data": data });
+            json!({ "type": self.kind.as_str(), "timestamp": rfc3339(self.at_us), "data": data });
         body.to_string().into_bytes()
     }
 
-    /// Whether it is of `tenant` or of something below it.
-    pub fn is_below(&self, tenant: &str) -> bool {
-        self.path.split('/').any(|part| part == tenant)
+    /// Whether a webhook is to get it.
+    pub fn is_for(&self, webhook: &Webhook) -> bool {
+        let is_below = |tenant: &String| self.path.split('/').any(|part| part == tenant);
+        let of_tenant = webhook.tenants.is_empty() || webhook.tenants.iter().any(is_below);
+        of_tenant && (webhook.types.is_empty() || webhook.types.contains(&self.kind))
     }
 }
 
@@ -75,13 +51,8 @@ pub fn id(parts: &[&[u8]]) -> String {
         hash.update(part);
     }
     let hash = hash.finalize();
-    let digits: String = hash[..16].iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("msg_{digits}")
-}
-
-/// RFC 3339 in UTC; empty when out of range.
-pub(super) fn time(unix_us: i64) -> String {
-    Timestamp::from_microsecond(unix_us).map_or_else(|_| String::new(), |at| format!("{at:.3}"))
+    let (digits, _) = hash.split_first_chunk::<16>().expect("a digest has 32 bytes");
+    format!("msg_{:032x}", u128::from_be_bytes(*digits))
 }
 
 #[cfg(test)]
@@ -110,6 +81,16 @@ mod tests {
         assert_eq!(body["type"], "quota.exhausted");
         assert_eq!(body["timestamp"], "2026-11-30T00:53:20.000Z");
         assert_eq!(body["data"], json!({ "tenant": "web", "path": "acme/web", "used": 7 }));
-        assert!(signal.is_below("acme") && signal.is_below("web") && !signal.is_below("acm"));
+        let is_for = |tenants: &[&str], types: &[Kind]| {
+            let tenants = tenants.iter().map(|tenant| (*tenant).to_owned()).collect();
+            let types = types.to_vec();
+            let (id, url, secret_file) = (String::new(), String::new(), "s".into());
+            let allow_private = false;
+            signal.is_for(&Webhook { id, url, secret_file, tenants, types, allow_private })
+        };
+        assert!(is_for(&[], &[]) && is_for(&["acme"], &[]) && is_for(&["x", "web"], &[]));
+        assert!(!is_for(&["acm"], &[]), "no tenant's id begins another's");
+        assert!(is_for(&[], &[Kind::Exhausted]) && !is_for(&[], &[Kind::ForecastExceeded]));
+        assert!(!is_for(&["x"], &[Kind::Exhausted]));
     }
 }

@@ -14,17 +14,26 @@ use super::{Config, output};
 
 /// List the deliveries of alerts, or make dead ones once more
 #[derive(Subcommand)]
+#[command(after_help = "\
+Examples:
+  orbit alerts list --state dead           what was given up, and why
+  orbit alerts replay --webhook operations once more, when the receiver works again
+
+A delivery is pending until its webhook answers 2xx. It is dead after the last of eleven attempts,
+at once when the webhook answers 410 Gone, and when the settings have its webhook no more; then it
+waits for a replay. Alerts that everybody has are kept for forty days.")]
 pub(super) enum Alerts {
     List(List),
     Replay(Replay),
 }
 
-/// List deliveries of alerts
+/// List deliveries of alerts, the oldest first
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
   orbit alerts list                      what is pending, dead and delivered
-  orbit alerts list --state dead --json
+  orbit alerts list --state dead --webhook operations --json
+  orbit alerts list --since 2026-11-01T00:00:00Z --limit 1000
 
 The gateway must run: it is asked at admin.listen, with the token of admin.token_file.")]
 pub(super) struct List {
@@ -33,6 +42,19 @@ pub(super) struct List {
     /// Only these
     #[arg(long, value_enum)]
     state: Option<Which>,
+    /// Only those to this webhook
+    #[arg(long, value_name = "ID")]
+    webhook: Option<String>,
+    /// Only of alerts that were recorded since, such as 2026-11-01T00:00:00Z
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 100,
+          value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    limit: u32,
+    /// Go on where a list ended
+    #[arg(long, value_name = "CURSOR")]
+    after: Option<String>,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -44,7 +66,10 @@ pub(super) struct List {
 Examples:
   orbit alerts replay msg_0f1e2d3c4b5a69788796a5b4c3d2e1f0
   orbit alerts replay --webhook operations
-  orbit alerts replay --all")]
+  orbit alerts replay --all
+
+A webhook that had answered 410 Gone is tried again. The gateway must run, as for `orbit alerts
+list`.")]
 pub(super) struct Replay {
     #[command(flatten)]
     config: Config,
@@ -72,6 +97,16 @@ enum Which {
     Delivered,
 }
 
+impl Which {
+    fn as_str(self) -> &'static str {
+        match self {
+            Which::Pending => "pending",
+            Which::Dead => "dead",
+            Which::Delivered => "delivered",
+        }
+    }
+}
+
 impl Alerts {
     pub(super) fn run(self) -> anyhow::Result<()> {
         match self {
@@ -83,13 +118,7 @@ impl Alerts {
 
 impl List {
     fn run(self) -> anyhow::Result<()> {
-        let query = match self.state {
-            None => "",
-            Some(Which::Pending) => "?state=pending",
-            Some(Which::Dead) => "?state=dead",
-            Some(Which::Delivered) => "?state=delivered",
-        };
-        let answer = ask(&self.config, &Method::GET, &format!("/v1/alerts{query}"))?;
+        let answer = ask(&self.config, &Method::GET, &self.path()?)?;
         if self.json {
             output::line(serde_json::to_string_pretty(&answer)?);
             return Ok(());
@@ -105,7 +134,25 @@ impl List {
                 "{id}  {webhook:<16}  {state:<9}  {at}  {attempts:>2} attempts  {error}"
             ));
         }
+        if let Some(next) = answer["next_cursor"].as_str() {
+            output::line(format_args!("There is more: --after {next}"));
+        }
         Ok(())
+    }
+
+    fn path(&self) -> anyhow::Result<String> {
+        let mut path = format!("/v1/alerts?limit={}", self.limit);
+        let state = self.state.map(Which::as_str);
+        let words = [("state", state), ("webhook", self.webhook.as_deref())];
+        let words = words
+            .into_iter()
+            .chain([("since", self.since.as_deref()), ("cursor", self.after.as_deref())]);
+        for (name, value) in words {
+            if let Some(value) = value {
+                path.push_str(&format!("&{name}={}", plain(value)?));
+            }
+        }
+        Ok(path)
     }
 }
 
@@ -118,17 +165,20 @@ impl Replay {
         };
         let answer = ask(&self.config, &Method::POST, &path)?;
         output::line(format_args!("{} deliveries are made once more", answer["replayed"]));
+        if let Some(left @ 1..) = answer["left"].as_u64() {
+            output::line(format_args!("{left} stay dead: the settings have no such webhook"));
+        }
         Ok(())
     }
 }
 
-/// An id as part of a path.
-fn plain(id: &str) -> anyhow::Result<&str> {
-    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if id.is_empty() || !id.chars().all(fits) {
-        bail!("`{id}` is no id");
+/// An id, a time or a cursor as part of a path.
+fn plain(text: &str) -> anyhow::Result<String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':' | '+');
+    if text.is_empty() || !text.chars().all(fits) {
+        bail!("`{text}` is neither an id nor a time nor a cursor");
     }
-    Ok(id)
+    Ok(text.replace('+', "%2B"))
 }
 
 /// Asks the gateway's admin API.

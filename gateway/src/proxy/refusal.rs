@@ -54,6 +54,11 @@ pub fn count(edge: &Edge, ctx: &Exchange, denial: &Denial) -> Problem {
         problem.status().as_u16(),
     );
     edge.refusal_counts.count(tenant.map_or("", |tenant| &tenant.path));
+    if let (Reason::QuotaExhausted(Exhausted { limit: 0, .. }), Some(quota)) =
+        (denial.reason, denial.limit())
+    {
+        edge.refusal_counts.ask_in_vain(quota.tenant, quota.name);
+    }
     edge.metrics.refused(reason);
     problem
 }
@@ -130,25 +135,32 @@ pub(crate) fn unauthorized(why: NotIdentified) -> Problem {
     Problem::new(StatusCode::UNAUTHORIZED, slug, detail).header("WWW-Authenticate", challenge)
 }
 
+/// Whether a limit stands at the caller's own tenant. Of those above, whose it is and what others
+/// used of it is not said (**S1**, see [`tenant_api`](crate::tenant_api)).
+fn is_own(denial: &Denial, limit: LimitView<'_>) -> bool {
+    denial.tenant().is_some_and(|tenant| *tenant.id == *limit.tenant)
+}
+
+/// A limit in words: `` `team/requests` of team `acme-web` ``.
+fn named(denial: &Denial, limit: LimitView<'_>) -> String {
+    let LimitView { name, tenant, .. } = limit;
+    if is_own(denial, limit) {
+        format!("`{name}` of {} `{tenant}`", limit.level.as_str())
+    } else {
+        format!("`{name}`, which is shared with others,")
+    }
+}
+
 fn too_many(denial: &Denial, limited: &Limited, now: Nanos) -> Problem {
     let Some(limit) = denial.limit() else {
         unreachable!("a denial by a limit names it");
     };
     let retry_s = retry_s(limited, now);
-    let (quota, level) = (limit.quota, limit.level.as_str());
+    let (quota, named) = (limit.quota, named(denial, limit));
     let detail = match retry_s {
-        _ if limited.concurrency => format!(
-            "`{}` of {level} `{}` allows {quota} requests at a time.",
-            limit.name, limit.tenant
-        ),
-        Some(seconds) => format!(
-            "`{}` of {level} `{}` is used up; there is more in {seconds} s.",
-            limit.name, limit.tenant
-        ),
-        None => format!(
-            "The request costs more than the burst of {quota} that `{}` of {level} `{}` allows.",
-            limit.name, limit.tenant
-        ),
+        _ if limited.concurrency => format!("{named} allows {quota} requests at a time."),
+        Some(seconds) => format!("{named} is used up; there is more in {seconds} s."),
+        None => format!("The request costs more than the burst of {quota} that {named} allows."),
     };
     let problem = exceeded(denial, limit, detail).with("limit", limit.name);
     with_retry(problem, limit, limited, retry_s)
@@ -159,29 +171,37 @@ fn used_up(denial: &Denial, exhausted: &Exhausted, now: Nanos) -> Problem {
         unreachable!("a denial by a quota names it");
     };
     let Exhausted { limited, used, limit: allowed, resets_us } = exhausted;
-    let (name, level, tenant) = (limit.name, limit.level.as_str(), limit.tenant);
+    let named = named(denial, limit);
+    let used = is_own(denial, limit).then_some(*used);
     let facts = |detail: String| {
-        exceeded(denial, limit, detail)
-            .with("quota", name)
+        let problem = exceeded(denial, limit, detail)
+            .with("quota", limit.name)
             .with("meter", meter)
-            .with("used", *used)
-            .with("limit", *allowed)
+            .with("limit", *allowed);
+        match used {
+            Some(used) => problem.with("used", used),
+            None => problem,
+        }
     };
     let (Some(period), Some(resets_us)) = (period, resets_us) else {
         // A level has no end: nothing says when there is room.
-        return facts(format!(
-            "`{name}` of {level} `{tenant}` has no room for the request: {used} of {allowed} {meter} are in use."
-        ));
+        let in_use = match used {
+            Some(used) => format!("{used} of {allowed} {meter} are in use"),
+            None => format!("it has {allowed} {meter}"),
+        };
+        return facts(format!("{named} has no room for the request: {in_use}."));
     };
     let retry_s = retry_s(limited, now);
-    let (per, resets_at) = (period.as_str(), rfc3339(*resets_us));
-    let detail = match retry_s {
-        Some(_) => format!(
-            "`{name}` of {level} `{tenant}` is used up: {used} of {allowed} {meter} in this {per}. It starts anew at {resets_at}."
+    let resets_at = rfc3339(*resets_us);
+    let per = period.as_str();
+    let detail = match (retry_s, used) {
+        (Some(_), Some(used)) => format!(
+            "{named} is used up: {used} of {allowed} {meter} in this {per}. It starts anew at {resets_at}."
         ),
-        None => format!(
-            "The request costs more {meter} than `{name}` of {level} `{tenant}` allows in a {per}."
+        (Some(_), None) => format!(
+            "{named} is used up: it has {allowed} {meter} in a {per}. It starts anew at {resets_at}."
         ),
+        (None, _) => format!("The request costs more {meter} than {named} allows in a {per}."),
     };
     let problem = facts(detail).with("period", per).with("resets-at", resets_at);
     with_retry(problem, limit, limited, retry_s)
@@ -190,11 +210,14 @@ fn used_up(denial: &Denial, exhausted: &Exhausted, now: Nanos) -> Problem {
 /// What every refusal by limits or quotas says.
 fn exceeded(denial: &Denial, limit: LimitView<'_>, detail: String) -> Problem {
     let violated: Vec<Value> = denial.violated().map(|limit| limit.name.into()).collect();
-    Problem::of_type(StatusCode::TOO_MANY_REQUESTS, QUOTA_EXCEEDED, detail)
+    let mut problem = Problem::of_type(StatusCode::TOO_MANY_REQUESTS, QUOTA_EXCEEDED, detail)
         .with("violated-policies", violated)
         .with("level", limit.level.as_str())
-        .with("tenant", limit.tenant)
-        .header(RATELIMIT_POLICY, fields::compose_policy(denial.limits()))
+        .header(RATELIMIT_POLICY, fields::compose_policy(denial.limits()));
+    if is_own(denial, limit) {
+        problem = problem.with("tenant", limit.tenant);
+    }
+    problem
 }
 
 /// Seconds until the request would be admitted, rounded up, so never too early. `None`: never.

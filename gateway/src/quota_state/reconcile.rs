@@ -154,7 +154,7 @@ impl Work {
             // Bases as they were before rows were waited for: what is added to them from here on may
             // have none yet.
             let then = moment.take().unwrap_or_else(|| self.moment());
-            if false {
+            if !self.is_shipped(&then) {
                 moment = Some(then);
                 continue;
             }

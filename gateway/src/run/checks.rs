@@ -6,7 +6,8 @@ use orbit_meter::journal::Journal;
 use orbit_meter::ship::ShipperHandle;
 use serde_json::json;
 
-use crate::admin::Check;
+use crate::admin::{Check, Readiness};
+use crate::alerts::AlertsHandle;
 use crate::clock::Clock;
 use crate::settings::OnFull;
 use crate::storage::StorageHandle;
@@ -15,11 +16,28 @@ use crate::upstreams::Pools;
 /// Most unhealthy servers that are listed.
 const SHOWN_SERVERS: usize = 50;
 
+/// What the checks read.
+pub(super) struct Parts {
+    pub(super) journal: Arc<Journal>,
+    pub(super) on_full: OnFull,
+    pub(super) storage: StorageHandle,
+    pub(super) shipper: Weak<ShipperHandle>,
+    pub(super) pools: Arc<Pools>,
+    pub(super) alerts: AlertsHandle,
+    pub(super) clock: Arc<Clock>,
+}
+
+/// Adds the checks of this file.
+pub(super) fn register(readiness: &Readiness, parts: Parts) {
+    let Parts { journal: events, on_full, storage, shipper, pools, alerts: told, clock } = parts;
+    readiness.register("journal", journal(events, on_full));
+    readiness.register("clickhouse", clickhouse(storage, shipper, Arc::clone(&clock)));
+    readiness.register("upstreams", upstreams(pools));
+    readiness.register("alerts", alerts(told, clock));
+}
+
 /// A full journal takes the process out of rotation when it makes it refuse requests.
-pub(super) fn journal(
-    journal: Arc<Journal>,
-    on_full: OnFull,
-) -> impl Fn() -> Check + Send + 'static {
+fn journal(journal: Arc<Journal>, on_full: OnFull) -> impl Fn() -> Check + Send + 'static {
     move || {
         let status = journal.status();
         let full = journal.is_full();
@@ -40,7 +58,7 @@ pub(super) fn journal(
 }
 
 /// The database may be away for as long as the journal has room.
-pub(super) fn clickhouse(
+fn clickhouse(
     storage: StorageHandle,
     shipper: Weak<ShipperHandle>,
     clock: Arc<Clock>,
@@ -75,7 +93,7 @@ pub(super) fn clickhouse(
 }
 
 /// Servers that are down are told; whether a request can be served depends on its route.
-pub(super) fn upstreams(pools: Arc<Pools>) -> impl Fn() -> Check + Send + 'static {
+fn upstreams(pools: Arc<Pools>) -> impl Fn() -> Check + Send + 'static {
     move || {
         let servers = pools.health();
         let healthy = servers.iter().filter(|server| server.healthy).count();
@@ -88,5 +106,21 @@ pub(super) fn upstreams(pools: Arc<Pools>) -> impl Fn() -> Check + Send + 'stati
         let detail =
             json!({ "servers": servers.len(), "healthy": healthy, "unhealthy": unhealthy });
         Check::informing(healthy == servers.len(), detail)
+    }
+}
+
+/// Alerts that cannot be recorded wait; no request has to.
+fn alerts(alerts: AlertsHandle, clock: Arc<Clock>) -> impl Fn() -> Check + Send + 'static {
+    move || {
+        let status = alerts.status();
+        let seconds_ago = |at_us: i64| (clock.unix_us() - at_us).max(0) as f64 / 1e6;
+        let detail = json!({
+            "pending": status.depth.pending,
+            "dead": status.depth.dead,
+            "oldest_pending_seconds": status.depth.oldest_us.map_or(0.0, seconds_ago),
+            "error": status.error,
+            "set_aside": status.set_aside,
+        });
+        Check::informing(status.error.is_none() && status.set_aside.is_none(), detail)
     }
 }

@@ -216,6 +216,8 @@ pub struct Alerts {
     pub refusals_minutes: u32,
     /// Delay before the second attempt at a delivery, in milliseconds; later ones follow from it.
     pub retry_base_ms: u64,
+    /// How long a receiver may take to answer, in milliseconds.
+    pub timeout_ms: u64,
     /// Who is told.
     pub webhook: Vec<Webhook>,
 }
@@ -246,6 +248,7 @@ impl Default for Alerts {
             refusals_per_minute: 60,
             refusals_minutes: 3,
             retry_base_ms: 5_000,
+            timeout_ms: 15_000,
             webhook: Vec::new(),
         }
     }

@@ -41,7 +41,7 @@ fn webhooks(settings: &Settings, report: &mut impl FnMut(&str, String)) {
 fn bounds(settings: &Settings, report: &mut impl FnMut(&str, String)) {
     let limits = &settings.server.limits;
     let journal = &settings.journal;
-    let checks: [(&str, u64, RangeInclusive<u64>); 24] = [
+    let checks: [(&str, u64, RangeInclusive<u64>); 25] = [
         ("server.threads", settings.server.threads as u64, 0..=1024),
         ("server.grace_period_s", settings.server.grace_period_s, 0..=3600),
         ("server.limits.max_header_bytes", limits.max_header_bytes as u64, 512..=MIB),
@@ -68,6 +68,7 @@ fn bounds(settings: &Settings, report: &mut impl FnMut(&str, String)) {
         ("alerts.refusals_per_minute", settings.alerts.refusals_per_minute, 1..=1_000_000_000),
         ("alerts.refusals_minutes", settings.alerts.refusals_minutes.into(), 1..=1_440),
         ("alerts.retry_base_ms", settings.alerts.retry_base_ms, 10..=600_000),
+        ("alerts.timeout_ms", settings.alerts.timeout_ms, 100..=120_000),
     ];
     for (key, value, range) in checks {
         if !range.contains(&value) {

@@ -5,7 +5,34 @@ use std::path::PathBuf;
 use http::Uri;
 use serde::Deserialize;
 
-use crate::alerts::signal::{Kind, Signal};
+/// What an event tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+pub enum EventType {
+    /// A soft threshold of a quota was crossed.
+    #[serde(rename = "quota.threshold_crossed")]
+    ThresholdCrossed,
+    /// A quota is used up.
+    #[serde(rename = "quota.exhausted")]
+    Exhausted,
+    /// At this pace a quota is used up before its window ends, or a rate limit soon reached.
+    #[serde(rename = "capacity.forecast_exceeded")]
+    ForecastExceeded,
+    /// A tenant is refused again and again.
+    #[serde(rename = "refusals.sustained")]
+    RefusalsSustained,
+}
+
+impl EventType {
+    /// The name in settings and events.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            EventType::ThresholdCrossed => "quota.threshold_crossed",
+            EventType::Exhausted => "quota.exhausted",
+            EventType::ForecastExceeded => "capacity.forecast_exceeded",
+            EventType::RefusalsSustained => "refusals.sustained",
+        }
+    }
+}
 
 /// One receiver.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -22,7 +49,7 @@ pub struct Webhook {
     pub tenants: Vec<String>,
     /// Types of events it gets; none: all.
     #[serde(default)]
-    pub types: Vec<String>,
+    pub types: Vec<EventType>,
     /// Whether it may be on this machine or in a private network.
     #[serde(default)]
     pub allow_private: bool,
@@ -32,13 +59,6 @@ impl Webhook {
     /// Its URL, once it was checked.
     pub fn uri(&self) -> Option<Uri> {
         self.url.parse().ok()
-    }
-
-    /// Whether it is to get a signal.
-    pub fn wants(&self, signal: &Signal) -> bool {
-        let of_tenant = || self.tenants.iter().any(|tenant| signal.is_below(tenant));
-        let of_type = || self.types.iter().any(|kind| kind == signal.kind.as_str());
-        (self.tenants.is_empty() || of_tenant()) && (self.types.is_empty() || of_type())
     }
 
     /// What is wrong with it, by key. Never shows the URL: it may hold a password.
@@ -59,13 +79,6 @@ impl Webhook {
                 _ => report("url", "expected https://HOST/PATH".to_owned()),
             },
             _ => report("url", "expected https://HOST/PATH".to_owned()),
-        }
-        for (index, kind) in self.types.iter().enumerate() {
-            if Kind::ALL.iter().all(|known| known.as_str() != kind) {
-                let known: Vec<&str> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
-                let message = format!("no such type, expected one of {}", known.join(", "));
-                report(&format!("types[{index}]"), message);
-            }
         }
     }
 }

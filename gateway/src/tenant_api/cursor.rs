@@ -72,7 +72,7 @@ mod tests {
         let too_long = write("usage", Span { from_s: 1_793_491_200 - 500 * 86_400, ..SPAN }, 1);
         let place = write("usage", SPAN, "text");
         for text in [&*of_another, &unsound, &too_long, &place, "", "7", "zz", "7b7d", "\u{e9}"] {
-            let problem = read::<i64>(text, "usage").err().expect(text);
+            let problem = read::<i64>(text, "usage").expect_err(text);
             assert!(problem.detail().starts_with("The parameter `cursor`: is "), "{text}");
         }
     }

@@ -115,7 +115,9 @@ mod tests {
     fn its_schemas_are_those_of_the_answers() {
         let text = || Some(String::new());
         check_schema("Usage", &usage::Usage::default(), &usage::Usage::default());
-        let row = usage::Row { tenant: text(), app: text(), route: text(), ..Default::default() };
+        let (peak, level) = (text(), text());
+        let parts = usage::Row { tenant: text(), app: text(), route: text(), ..Default::default() };
+        let row = usage::Row { peak, level, ..parts };
         check_schema("UsageRow", &row, &usage::Row::default());
         check_schema("Refusals", &refusals::Refusals::default(), &refusals::Refusals::default());
         check_schema("RefusalRow", &refusals::Row::default(), &refusals::Row::default());

@@ -50,11 +50,12 @@ impl TenantApi {
             List::read(view, parameters, &PER, Since::Day, ("refusals", ""))?;
         let (question, now_us) = (list.question(), list.view.at.unix_us);
         let (store, after) = (self.store.clone(), list.after.clone());
-        let asked = self.desk.ask(async move {
+        let root = list.view.own().root().to_owned();
+        let asked = self.desk.ask(&root, async move {
             let complete = watermark(&store, now_us).await?;
             Ok((complete, store.own_refusals(&question, after.as_ref()).await?))
         });
-        let (complete_us, mut rows) = asked.await.map_err(unanswered)?;
+        let (complete_us, mut rows) = asked.await.map_err(|error| unanswered(&error))?;
         let next_cursor = list.cut(&mut rows, |row: &RefusalRow| {
             let RefusalRow { period, reason, app, route, tenant, .. } = row.clone();
             (period, reason, app, route, tenant)

@@ -1,8 +1,10 @@
-//! The time a question is about: whole hours, half-open, in the tenant's own calendar.
+//! The time a question is about: whole hours of the tenant's clocks, half-open, in its own
+//! calendar.
 
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
+use orbit_policy::calendar::{Calendar, Period};
 
 use super::parameters::{Parameters, invalid};
 use crate::proxy::problem::Problem;
@@ -10,6 +12,8 @@ use crate::proxy::problem::Problem;
 /// Longest time asked about at once: a year, and the same month of the year before.
 pub(super) const MAX_DAYS: i64 = 400;
 const HOUR_S: i64 = 3_600;
+/// Every zone's hours begin on one.
+const QUARTER_S: i64 = 900;
 const DAY_S: i64 = 86_400;
 /// 1971-01-01 and 2105-01-01, in unix seconds: what the database's hours can hold, with room.
 const BOUNDS_S: (i64, i64) = (31_536_000, 4_260_211_200);
@@ -86,20 +90,31 @@ impl Span {
             let name = if parameters.get("from").is_some() { "from" } else { "to" };
             return Err(invalid(name, format!("more than {MAX_DAYS} days are asked for")));
         }
-        let hour = |at: Timestamp| at.as_second().div_euclid(HOUR_S) * HOUR_S;
-        // The hour an instant is in, and the end of the hour before it.
+        let hours = Calendar::new(zone.clone(), Period::Hour, 1);
+        // The hour an instant is in.
+        let hour = |at: Timestamp| hours.window(at.as_microsecond());
         let last = until.checked_sub(SignedDuration::from_nanos(1)).unwrap_or(from);
-        let span = Span { from_s: hour(from), to_s: hour(last) + HOUR_S };
+        let (from_us, to_us) = (hour(from).start_us, hour(last).end_us);
+        let span = Span { from_s: from_us / 1_000_000, to_s: to_us / 1_000_000 };
         if span.is_sound() { Ok(span) } else { Err(invalid("from", "is not within 1971 to 2104")) }
     }
 
     /// Whether it may be asked about; what comes back in a cursor is checked like a parameter.
     pub(super) fn is_sound(self) -> bool {
         let Span { from_s, to_s } = self;
-        let whole = from_s % HOUR_S == 0 && to_s % HOUR_S == 0;
+        let whole = from_s % QUARTER_S == 0 && to_s % QUARTER_S == 0;
         let within = from_s >= BOUNDS_S.0 && to_s <= BOUNDS_S.1;
-        // Both ends may have been moved by up to an hour.
-        whole && within && from_s < to_s && to_s - from_s <= MAX_DAYS * DAY_S + 2 * HOUR_S
+        // Both ends may have been moved by up to an hour and a half.
+        whole && within && from_s < to_s && to_s - from_s <= MAX_DAYS * DAY_S + 3 * HOUR_S
+    }
+
+    /// Whether every hour of it is one of UTC's, by the clocks of a zone.
+    pub(super) fn has_whole_hours(self, zone: &TimeZone) -> bool {
+        let at = |second| Timestamp::from_second(second).unwrap_or(Timestamp::MAX);
+        let is_whole = |offset: jiff::tz::Offset| i64::from(offset.seconds()) % HOUR_S == 0;
+        let shifts = zone.following(at(self.from_s));
+        let mut shifts = shifts.take_while(|shift| shift.timestamp() < at(self.to_s));
+        is_whole(zone.to_offset(at(self.from_s))) && shifts.all(|shift| is_whole(shift.offset()))
     }
 }
 
@@ -166,6 +181,7 @@ mod tests {
         span(query, Since::Month, "UTC")
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "it is compared with what may fail")]
     fn hours(from: &str, to: &str) -> Result<(String, String), String> {
         Ok((from.to_owned(), to.to_owned()))
     }
@@ -192,6 +208,29 @@ mod tests {
         assert_eq!(offset, hours("2026-11-02T03:00:00Z", "2026-11-02T04:00:00Z"));
         let days = span("from=2026-11-02&to=2026-11-03", Since::Day, "Asia/Tokyo");
         assert_eq!(days, hours("2026-11-01T15:00:00Z", "2026-11-02T15:00:00Z"));
+        // Where an hour does not begin with one of UTC's, it is the zone's that counts.
+        let days = span("from=2026-11-02&to=2026-11-03", Since::Day, "Asia/Kathmandu");
+        assert_eq!(days, hours("2026-11-01T18:15:00Z", "2026-11-02T18:15:00Z"));
+        let now = span("", Since::Month, "Asia/Kolkata");
+        assert_eq!(now, hours("2026-10-31T18:30:00Z", "2026-11-23T07:30:00Z"));
+    }
+
+    #[test]
+    fn zones_whose_hours_are_not_those_of_utc_are_known() {
+        let november = Span { from_s: 1_793_491_200, to_s: 1_796_083_200 };
+        let is_whole =
+            |name: &str, span: Span| span.has_whole_hours(&TimeZone::get(name).expect("a zone"));
+        for name in ["UTC", "America/Sao_Paulo", "Europe/Berlin", "Pacific/Apia"] {
+            assert!(is_whole(name, november), "{name}");
+        }
+        for name in ["Asia/Kolkata", "Asia/Kathmandu", "America/St_Johns"] {
+            assert!(!is_whole(name, november), "{name}");
+        }
+        // Half an hour in winter, and none in summer, which begins in October.
+        let day = |from_s| Span { from_s, to_s: from_s + 86_400 };
+        assert!(is_whole("Australia/Lord_Howe", day(1_793_491_200)));
+        assert!(!is_whole("Australia/Lord_Howe", day(1_782_999_900)));
+        assert!(!is_whole("Australia/Lord_Howe", Span { from_s: 1_782_999_900, ..november }));
     }
 
     #[test]

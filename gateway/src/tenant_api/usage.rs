@@ -74,6 +74,11 @@ pub(super) struct Row {
     pub(super) unit: String,
     pub(super) requests: u64,
     pub(super) quantity: String,
+    /// Of a gauge: the highest level, and the one at the end of the period.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) peak: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) level: Option<String>,
     pub(super) request_bytes: u64,
     pub(super) response_bytes: u64,
 }
@@ -101,10 +106,11 @@ impl<P: Serialize + serde::de::DeserializeOwned> List<P> {
         since: Since,
         (name, by): (&str, &str),
     ) -> Result<List<P>, Box<Problem>> {
-        let zone = TimeZone::UTC;
+        let zone = view.chosen().zone().clone();
         let per = parameters.word("per", per)?;
         let rows = parameters.number("limit", PAGE.0, PAGE.1)?;
-        let of = format!("{name} {} {} {by}", view.tenant, per.as_str());
+        let zone_name = zone.iana_name().unwrap_or("UTC");
+        let of = format!("{name} {} {} {by} {zone_name}", view.tenant, per.as_str());
         let span = Span::read(parameters, since, &zone, view.at.unix_us);
         let (span, after) = match parameters.get("cursor") {
             None => (span?, None),
@@ -130,6 +136,8 @@ impl<P: Serialize + serde::de::DeserializeOwned> List<P> {
             from_s: self.span.from_s,
             to_s: self.span.to_s,
             timezone: self.zone_name(),
+            has_whole_hours: self.span.has_whole_hours(&self.zone),
+            now_us: self.view.at.unix_us,
             per: self.per.as_str(),
             rows: self.rows + 1,
             timeout: desk::TIMEOUT,
@@ -183,11 +191,12 @@ impl TenantApi {
         let (question, now_us) = (list.question(), list.view.at.unix_us);
         let (store, after) = (self.store.clone(), list.after.clone());
         let others = others(&list.view.snapshot);
-        let asked = self.desk.ask(async move {
+        let root = list.view.own().root().to_owned();
+        let asked = self.desk.ask(&root, async move {
             let complete = watermark(&store, now_us).await?;
             Ok((complete, store.own_usage(&question, by, &others, after.as_ref()).await?))
         });
-        let (complete_us, mut rows) = asked.await.map_err(unanswered)?;
+        let (complete_us, mut rows) = asked.await.map_err(|error| unanswered(&error))?;
         let place = |row: &UsageRow| (row.period, row.part.clone(), row.meter.clone());
         let next_cursor = list.cut(&mut rows, place);
         let rows = rows.into_iter().map(|row| describe(&list.view.snapshot, row, by)).collect();
@@ -225,6 +234,8 @@ fn describe(snapshot: &Snapshot, row: UsageRow, by: &'static str) -> Row {
         meter: row.meter,
         requests: row.requests,
         quantity: row.quantity,
+        peak: row.peak,
+        level: row.level,
         request_bytes: row.request_bytes,
         response_bytes: row.response_bytes,
     }

@@ -8,3 +8,5 @@ mod engine;
 mod meters;
 mod node;
 mod once;
+#[path = "../support/up.rs"]
+mod up;

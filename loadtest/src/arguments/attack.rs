@@ -23,6 +23,10 @@ pub(super) const QUOTA_EXAMPLES: &str = "\
 Examples:
   loadtest quota loadtest/scenarios/quota.toml --orbit target/release/orbit
   loadtest quota loadtest/scenarios/quota.toml --orbit target/debug/orbit --rate 1000";
+pub(super) const ALERTS_EXAMPLES: &str = "\
+Examples:
+  loadtest alerts --orbit target/release/orbit
+  loadtest alerts --orbit target/debug/orbit --crossings 300 --over-s 8 --gateway-kills 4";
 pub(super) const POWER_EXAMPLES: &str = "\
 Examples:
   loadtest power loadtest/scenarios/chaos.toml --orbit target/release/orbit
@@ -116,6 +120,33 @@ pub(crate) struct QuotaArguments {
     /// The share of the quota at which the gateway is killed.
     #[arg(long, value_name = "SHARE", default_value_t = 0.6)]
     pub(crate) kill_at: f64,
+}
+
+#[derive(Args)]
+pub(crate) struct AlertsArguments {
+    #[command(flatten)]
+    pub(crate) stage: StageArguments,
+    /// Crossings that are to be told, at least.
+    #[arg(long, value_name = "N", default_value_t = 1_000,
+          value_parser = clap::value_parser!(u64).range(1..100_000))]
+    pub(crate) crossings: u64,
+    /// How long the quotas are being used.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0, value_parser = seconds)]
+    pub(crate) over_s: f64,
+    /// Kill the gateway so often.
+    #[arg(long, value_name = "N", default_value_t = 12,
+          value_parser = clap::value_parser!(u32).range(..1_000))]
+    pub(crate) gateway_kills: u32,
+    /// Kill the receiver so often.
+    #[arg(long, value_name = "N", default_value_t = 8,
+          value_parser = clap::value_parser!(u32).range(..1_000))]
+    pub(crate) receiver_kills: u32,
+    /// The receiver's program.
+    #[arg(long, value_name = "FILE", default_value = "gateway/tests/webhooks/receiver.py")]
+    pub(crate) receiver: PathBuf,
+    /// Brings the moments of an earlier run again; drawn at random and reported when not given.
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
 }
 
 #[derive(Args)]

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use orbit_loadtest::attack::alerts::{self, AlertsPlan};
 use orbit_loadtest::attack::chaos::{self, schedule::Plan};
 use orbit_loadtest::attack::disk::{self as full_disk, OnFull};
 use orbit_loadtest::attack::kills::{self, KillPlan};
@@ -19,8 +20,8 @@ use orbit_loadtest::stage::disk::{SmallDisk, isolate_mounts};
 use super::stage::{Place, until_interrupted};
 use super::{Outcome, finish};
 use crate::arguments::{
-    ChaosArguments, DiskArguments, KillsArguments, LoadArguments, OnFullChoice, OutageArguments,
-    PowerArguments, QuotaArguments,
+    AlertsArguments, ChaosArguments, DiskArguments, KillsArguments, LoadArguments, OnFullChoice,
+    OutageArguments, PowerArguments, QuotaArguments,
 };
 
 const MIB: u64 = 1 << 20;
@@ -85,6 +86,23 @@ pub(crate) fn quota(arguments: &QuotaArguments) -> Result<Outcome> {
         let mut stage = Stage::build(&settings).await?;
         Ok(quota::run(&mut stage, &scenario, tenant, &plan, quiet).await?)
     })?;
+    finish(&report, &report.findings, stage.json.as_deref())
+}
+
+/// Crossings of quotas are told, whatever dies.
+pub(crate) fn alerts(arguments: &AlertsArguments) -> Result<Outcome> {
+    let plan = AlertsPlan {
+        crossings: arguments.crossings,
+        over: Duration::from_secs_f64(arguments.over_s),
+        gateway_kills: arguments.gateway_kills,
+        receiver_kills: arguments.receiver_kills,
+        receiver: arguments.receiver.clone(),
+        seed: told(arguments.seed),
+    };
+    let (stage, quiet) = (&arguments.stage, arguments.stage.quiet);
+    let place = Place::of(stage)?;
+    let settings = place.settings(stage, 2 * MIB, 256 * MIB)?;
+    let report = until_interrupted(async { Ok(alerts::run(&settings, &plan, quiet).await?) })?;
     finish(&report, &report.findings, stage.json.as_deref())
 }
 

@@ -48,6 +48,8 @@ impl Place {
             segment_bytes,
             max_bytes,
             on_full: "refuse",
+            policy: String::new(),
+            settings: String::new(),
         })
     }
 }

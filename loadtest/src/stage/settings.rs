@@ -20,6 +20,10 @@ pub struct StageSettings {
     pub max_bytes: u64,
     /// What a request meets when the journal is full: `refuse` or `serve_unmetered`.
     pub on_full: &'static str,
+    /// Policy documents beside those of the load tests.
+    pub policy: String,
+    /// Further sections of the gateway's settings.
+    pub settings: String,
 }
 
 /// The gateway's settings. Batches are small and soon sent, so that much is under way whenever
@@ -59,6 +63,7 @@ user = "orbit"
 password_file = "clickhouse/orbit.password"
 [ship]
 max_delay_ms = 200
-"#
+{more}"#,
+        more = settings.settings
     )
 }

@@ -4,6 +4,7 @@
 //! within its time and memory, and ends on the server as soon as nobody waits for it. Every text
 //! goes to the server as a parameter, never as part of a query.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -13,10 +14,14 @@ use super::store::{Reading, Store, StoreError};
 
 /// The text of [`Store::own_usage`]'s query.
 pub const USAGE: &str = include_str!("queries/own_usage.sql");
+/// As above, of levels that last.
+pub const GAUGES: &str = include_str!("queries/own_gauges.sql");
 /// As above, of meters that do not add up.
 pub const FIGURES: &str = include_str!("queries/own_figures.sql");
 /// The text of [`Store::own_refusals`]'s query.
 pub const REFUSALS: &str = include_str!("queries/own_refusals.sql");
+/// In those queries, what makes them read sums of hours.
+const HOUR_OF_ROW: &str = "toStartOfHour(ts)";
 /// What one question may take from the server, in bytes; a page of a year of a large tree takes a
 /// small part of it.
 const MAX_MEMORY_BYTES: u64 = 1 << 30;
@@ -30,8 +35,12 @@ pub struct OwnScope {
     pub from_s: i64,
     /// First hour that is not asked for, unix seconds.
     pub to_s: i64,
-    /// The IANA zone whose days and months are meant.
+    /// The IANA zone whose hours, days and months are meant.
     pub timezone: String,
+    /// Whether hours of that zone begin with those of UTC: else rows are read and not sums of hours.
+    pub has_whole_hours: bool,
+    /// Now, unix microseconds: what lasts has lasted until then.
+    pub now_us: i64,
     /// `hour`, `day`, `month` or `total`.
     pub per: &'static str,
     /// Rows of a page.
@@ -51,7 +60,7 @@ pub struct Others {
     pub latest: Vec<String>,
     /// How many values there were.
     pub counted: Vec<String>,
-    /// Levels that last: no figure of rows says them, and usage leaves them out.
+    /// Levels that last. A level is a tenant's: they are not broken down by app or route.
     pub gauges: Vec<String>,
 }
 
@@ -73,8 +82,15 @@ pub struct UsageRow {
     pub meter: String,
     /// Requests.
     pub requests: u64,
-    /// The quantity on the meter, a decimal number that no float could hold.
+    /// The quantity on the meter, a decimal number that no float could hold; of a gauge, how long
+    /// which level lasted, in units times hours.
     pub quantity: String,
+    /// Of a gauge: the highest level.
+    #[serde(default)]
+    pub peak: Option<String>,
+    /// Of a gauge: the level at the end of the period, or now.
+    #[serde(default)]
+    pub level: Option<String>,
     /// Body bytes of requests.
     pub request_bytes: u64,
     /// Body bytes of answers.
@@ -124,19 +140,26 @@ impl Store {
         let figures = list(&[distinct, largest, latest, counted]);
         let mut parameters = vec![("others", list(&[distinct, largest, latest, counted, gauges]))];
         parameters.extend(place.clone());
-        let mut rows: Vec<UsageRow> = self.own_page(USAGE, scope, &parameters).await?;
-        if figures.is_empty() {
-            return Ok(rows);
+        let mut rows: Vec<UsageRow> = self.own_page(&scope.fit(USAGE), scope, &parameters).await?;
+        if !figures.is_empty() {
+            let mut parameters = vec![
+                ("figures", figures),
+                ("distinct", list(&[distinct])),
+                ("largest", list(&[largest])),
+                ("latest", list(&[latest])),
+            ];
+            parameters.extend(place.clone());
+            rows.extend(self.own_page::<UsageRow>(FIGURES, scope, &parameters).await?);
         }
-        let mut parameters = vec![
-            ("figures", figures),
-            ("distinct", list(&[distinct])),
-            ("largest", list(&[largest])),
-            ("latest", list(&[latest])),
-        ];
-        parameters.extend(place);
-        rows.extend(self.own_page::<UsageRow>(FIGURES, scope, &parameters).await?);
-        // Each list has the first rows of its own, so the first of both are among them.
+        let until_us = scope.now_us.min(scope.to_s.saturating_mul(1_000_000));
+        let is_of_tenants = matches!(by, "tenant" | "meter");
+        if !gauges.is_empty() && is_of_tenants && until_us > scope.from_s * 1_000_000 {
+            let mut parameters =
+                vec![("gauges", list(&[gauges])), ("until_us", until_us.to_string())];
+            parameters.extend(place);
+            rows.extend(self.own_page::<UsageRow>(GAUGES, scope, &parameters).await?);
+        }
+        // Each list has the first rows of its own, so the first of all are among them.
         let place = |a: &UsageRow, b: &UsageRow| {
             (a.period, &a.part, &a.meter).cmp(&(b.period, &b.part, &b.meter))
         };
@@ -162,7 +185,7 @@ impl Store {
             ("after_route", route.clone()),
             ("after_tenant", tenant.clone()),
         ];
-        self.own_page(REFUSALS, scope, &own).await
+        self.own_page(&scope.fit(REFUSALS), scope, &own).await
     }
 
     async fn own_page<T: DeserializeOwned>(
@@ -202,6 +225,13 @@ impl Store {
             })
         };
         text.lines().map(read).collect()
+    }
+}
+
+impl OwnScope {
+    /// A query of sums of hours, or the same of rows where hours are not those of UTC.
+    fn fit(&self, sql: &'static str) -> Cow<'static, str> {
+        if self.has_whole_hours { sql.into() } else { sql.replace(HOUR_OF_ROW, "ts").into() }
     }
 }
 

@@ -86,6 +86,31 @@ fn tags_grow_from_window_to_window_and_compare_over_the_turn() {
 }
 
 #[test]
+fn a_window_that_is_over_is_found_by_its_tag() {
+    for name in ["UTC", "America/Sao_Paulo", "Australia/Lord_Howe", "Asia/Kathmandu"] {
+        for period in PERIODS {
+            let calendar = calendar(name, period, 31);
+            let first = calendar.window(us("2017-12-30T00:00:00Z"));
+            let mut window = first;
+            for number in 1.. {
+                let next = calendar.window(window.end_us);
+                assert_eq!(calendar.before(&next), window, "{calendar:?}");
+                assert_eq!(calendar.before(&next), window, "the same again");
+                // As far back as tags compare.
+                let found = calendar.earlier(first.tag, &next);
+                assert_eq!(found, Some(first), "{number} of {calendar:?}");
+                assert_eq!(calendar.earlier(next.tag, &next), None);
+                if number == if period == Period::Year { 60 } else { 900 } {
+                    break;
+                }
+                window = next;
+            }
+            assert_eq!(calendar.earlier(Tag(0), &window), None, "the tag of no window");
+        }
+    }
+}
+
+#[test]
 fn instants_outside_of_what_fits_are_taken_to_its_ends() {
     for period in PERIODS {
         let calendar = calendar("America/Sao_Paulo", period, 31);

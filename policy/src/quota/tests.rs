@@ -294,7 +294,7 @@ fn grants_count_in_their_window_and_what_is_left_rolls_over() {
     policy.roll(NOON_US + 6 * day);
     policy.each_quota(NOON_US + 6 * day, &mut |quota| {
         let midnight = NOON_US + 6 * day - 12 * HOUR_US;
-        let previous = Previous { start_us: midnight - day, end_us: midnight, used: 8 };
+        let previous = Previous { start_us: midnight - day, end_us: midnight, used: 8, limit: 5 };
         let window = quota.window.expect("it has windows");
         assert_eq!((quota.used, window.rolled_over, window.previous), (0, 0, Some(previous)));
     });

@@ -11,7 +11,7 @@ use super::{Beyond, Quota};
 use crate::calendar::Period;
 use crate::levels::LevelQuota;
 use crate::policy::Policy;
-use crate::snapshot::{Level, QuotaPlace, Slot, Snapshot, Tenant};
+use crate::snapshot::{Level, Slot, Snapshot, Tenant};
 
 /// What happens once a quota and its grace are used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +35,7 @@ impl AtLimit {
     }
 }
 
-/// A window that is over.
+/// A window that is over: the latest before the current one of which anything is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Previous {
     /// Its first instant, unix microseconds.
@@ -44,6 +44,9 @@ pub struct Previous {
     pub end_us: i64,
     /// What was used in it.
     pub used: u64,
+    /// What the documents in force now allow in it: the limit and grants. What had been rolled over
+    /// into it is not known any more.
+    pub limit: u64,
 }
 
 /// The window a quota is in. Amounts are units of its meter.
@@ -66,7 +69,7 @@ pub struct WindowView<'s> {
     pub base: u64,
     /// From what instant on this process counts at it by itself, unix microseconds.
     pub since_us: i64,
-    /// The window before, where anything is known of it.
+    /// The last window that is over, where anything is known of one.
     pub previous: Option<Previous>,
 }
 
@@ -132,9 +135,9 @@ impl Quota {
 
     fn previous(&self, window: &crate::calendar::Window) -> Option<Previous> {
         let (tag, used) = self.counter().previous();
-        let before = self.rules.calendar.before(window);
-        let (start_us, end_us) = (before.start_us, before.end_us);
-        (before.tag == tag).then_some(Previous { start_us, end_us, used })
+        let closed = self.rules.calendar.earlier(tag, window)?;
+        let limit = self.rules.limit.saturating_add(self.rules.granted(&closed));
+        Some(Previous { start_us: closed.start_us, end_us: closed.end_us, used, limit })
     }
 }
 
@@ -146,7 +149,12 @@ impl Tenant {
 }
 
 impl Snapshot {
-    fn quota_view<'s>(&'s self, slot: &Slot, quota: &'s Arc<Quota>, unix_us: i64) -> QuotaView<'s> {
+    pub(super) fn quota_view<'s>(
+        &'s self,
+        slot: &Slot,
+        quota: &'s Arc<Quota>,
+        unix_us: i64,
+    ) -> QuotaView<'s> {
         let (window, reading, allowance) = quota.read(unix_us);
         let (rules, label) = (&quota.rules, &self.labels[slot.label as usize]);
         let owner = &self.tenants[slot.owner as usize];
@@ -207,7 +215,7 @@ impl Snapshot {
         Some(tenant.chain.iter().filter_map(|slot| self.view_of(slot, unix_us)).collect())
     }
 
-    fn view_of<'s>(&'s self, slot: &'s Slot, unix_us: i64) -> Option<QuotaView<'s>> {
+    pub(super) fn view_of<'s>(&'s self, slot: &'s Slot, unix_us: i64) -> Option<QuotaView<'s>> {
         match (slot.quota_here(), slot.level_here()) {
             (Some(quota), _) => Some(self.quota_view(slot, quota, unix_us)),
             (None, Some(quota)) => Some(self.level_view(slot, quota)),
@@ -216,10 +224,14 @@ impl Snapshot {
     }
 
     /// The slots of all quotas, each once, where it stands.
-    fn all_quotas(&self) -> impl Iterator<Item = &Slot> {
-        let slot =
-            |place: &QuotaPlace| &self.tenants[place.owner as usize].chain[place.slot as usize];
-        self.quotas.iter().map(slot)
+    pub(super) fn all_quotas(&self) -> impl Iterator<Item = &Slot> {
+        (0..self.quotas.len()).filter_map(|place| self.quota_slot(place))
+    }
+
+    /// The slot of the quota at a place of those.
+    pub(super) fn quota_slot(&self, place: usize) -> Option<&Slot> {
+        let place = self.quotas.get(place)?;
+        Some(&self.tenants[place.owner as usize].chain[place.slot as usize])
     }
 
     /// Every quota that has windows once, where it stands.

@@ -95,8 +95,9 @@ pub struct Tenant {
 }
 
 impl Tenant {
-    /// Its time zone: that of its own days, which come first.
-    pub(super) fn zone(&self) -> &TimeZone {
+    /// Its time zone, that of its own days, which come first: its days and months are those of its
+    /// clocks.
+    pub fn zone(&self) -> &TimeZone {
         self.days[0].zone()
     }
 

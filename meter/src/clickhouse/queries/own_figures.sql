@@ -9,10 +9,10 @@
 WITH toDateTime({from_s:Int64}, 'UTC') AS since
 SELECT
     multiIf(
-        {per:String} = 'hour', toUnixTimestamp(toStartOfHour(ts)),
-        {per:String} = 'day', toUnixTimestamp(toStartOfDay(toStartOfHour(ts), {timezone:String})),
+        {per:String} = 'hour', toUnixTimestamp(toStartOfHour(ts, {timezone:String})),
+        {per:String} = 'day', toUnixTimestamp(toStartOfDay(ts, {timezone:String})),
         {per:String} = 'month', toUnixTimestamp(
-            toDateTime(toStartOfMonth(toStartOfHour(ts), {timezone:String}), {timezone:String})),
+            toDateTime(toStartOfMonth(ts, {timezone:String}), {timezone:String})),
         toUnixTimestamp(since)
     ) AS period,
     multiIf(

@@ -1,7 +1,8 @@
 -- What was refused of a part of the tenant tree, the newest period first. Read from the projection.
 --   from_s, to_s
---               whole hours, half-open, unix seconds
---   timezone    the zone whose days and months are meant (zones with whole hours)
+--               whole hours of the zone, half-open, unix seconds
+--   timezone    the zone whose hours, days and months are meant; where these do not begin with hours
+--               of UTC, `toStartOfHour(ts)` is to be `ts` everywhere: rows are read then
 --   root        path of the node; with everything below it
 --   per         'hour', 'day', 'month' or 'total'; a total's period starts with `from_s`
 --   after_period, after_reason, after_app, after_route, after_tenant
@@ -11,7 +12,7 @@
 WITH toDateTime({from_s:Int64}, 'UTC') AS since
 SELECT
     multiIf(
-        {per:String} = 'hour', toUnixTimestamp(toStartOfHour(ts)),
+        {per:String} = 'hour', toUnixTimestamp(toStartOfHour(toStartOfHour(ts), {timezone:String})),
         {per:String} = 'day', toUnixTimestamp(toStartOfDay(toStartOfHour(ts), {timezone:String})),
         {per:String} = 'month', toUnixTimestamp(
             toDateTime(toStartOfMonth(toStartOfHour(ts), {timezone:String}), {timezone:String})),

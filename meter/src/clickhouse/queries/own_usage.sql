@@ -2,8 +2,9 @@
 -- Of meters that add up; the others' figures are own_figures. Refusals are not usage. Read from the
 -- projection.
 --   from_s, to_s
---               whole hours, half-open, unix seconds
---   timezone    the zone whose days and months are meant (zones with whole hours)
+--               whole hours of the zone, half-open, unix seconds
+--   timezone    the zone whose hours, days and months are meant; where these do not begin with hours
+--               of UTC, `toStartOfHour(ts)` is to be `ts` everywhere: rows are read then
 --   root        path of the node; its usage is its own and that of everything below it
 --   per         'hour', 'day', 'month' or 'total'; a total's period starts with `from_s`
 --   by          'tenant', 'app', 'route'; anything else: by meter alone
@@ -14,7 +15,7 @@
 WITH toDateTime({from_s:Int64}, 'UTC') AS since
 SELECT
     multiIf(
-        {per:String} = 'hour', toUnixTimestamp(toStartOfHour(ts)),
+        {per:String} = 'hour', toUnixTimestamp(toStartOfHour(toStartOfHour(ts), {timezone:String})),
         {per:String} = 'day', toUnixTimestamp(toStartOfDay(toStartOfHour(ts), {timezone:String})),
         {per:String} = 'month', toUnixTimestamp(
             toDateTime(toStartOfMonth(toStartOfHour(ts), {timezone:String}), {timezone:String})),
