@@ -3,8 +3,8 @@
 //!
 //! A figure is a row flagged [`Flags::MEASURED`] of the same request id, with its meter and
 //! quantity, and no request and no bytes. Figures go with the row that counts the request; body
-//! bytes that flow after it go with its parts. Of what the journal had no room for, only the
-//! counting row is summed and written later.
+//! bytes that flow after it go with its parts. What the journal has no room for is summed, as the
+//! counting row is, so that quotas and rows agree.
 //!
 //! Quotas of these meters, and of data volume, are charged at the same moment: in whole units, each
 //! figure rounded up, so that a quota never lets through what was used. A figure of the largest or
@@ -14,6 +14,7 @@
 
 use http::HeaderMap;
 use orbit_meter::event::{Event, Flags};
+use orbit_meter::refusals::Combine;
 use orbit_policy::meters::MAX_MEASURED;
 use orbit_policy::{Admission, Aggregate, Meter, MeterId, MeterValue, Permit};
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -124,9 +125,9 @@ impl Exchange {
                 meter: &meter.id,
                 ..*row
             };
-            if let Err(error) = edge.journal.append(&event) {
+            if edge.journal.append(&event).is_err() {
                 edge.metrics.unmeasured.increment(1);
-                tracing::debug!(%error, meter = &*meter.id, "a figure could not be written");
+                edge.refusals.count_figure(&event, combined(meter.aggregate));
             }
         }
     }
@@ -137,6 +138,15 @@ fn uses_up(aggregate: Aggregate) -> bool {
     match aggregate {
         Aggregate::Count | Aggregate::Sum | Aggregate::Gauge => true,
         Aggregate::Max | Aggregate::Last | Aggregate::Distinct => false,
+    }
+}
+
+/// How figures of such a meter become one.
+fn combined(aggregate: Aggregate) -> Combine {
+    match aggregate {
+        Aggregate::Max => Combine::Max,
+        Aggregate::Last => Combine::Last,
+        Aggregate::Count | Aggregate::Sum | Aggregate::Gauge | Aggregate::Distinct => Combine::Sum,
     }
 }
 

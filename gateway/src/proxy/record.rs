@@ -198,8 +198,8 @@ impl Exchange {
 }
 
 /// A row of an admitted request the journal had no room for: the operator chose so, or it is a
-/// fault worth a line. It is summed with its like until there is room; the
-/// request is still open here, so the watermark waits for the sum.
+/// fault worth a line. It is summed with its like until there is room, as are its figures and members;
+/// the request is still open here, so the watermark waits for the sum.
 fn lost(edge: &Edge, event: &Event<'_>, error: &AppendError) {
     edge.refusals.count_unmetered(event);
     edge.metrics.unrecorded.increment(1);

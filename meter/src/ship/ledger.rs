@@ -12,11 +12,15 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::ShipError;
-use crate::journal::{Journal, LaneKey, Loss, Position};
+use crate::clickhouse::proof::ShippedLane;
+use crate::journal::{Journal, LaneKey, Loss, Position, loss};
 use crate::slots::Slots;
 
 pub(super) const NAME: &str = "shipping";
 const VERSION: u32 = 1;
+/// Lanes of which it is remembered how far they were shipped: those of the last few hundred openings.
+/// ClickHouse has been told of all.
+const MOST_SHIPPED: usize = 1024;
 
 /// A part of a lane: the frames from `start` up to the sequence of `end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +61,9 @@ struct Cursor {
     position: Position,
 }
 
+/// Node, epoch and lane, the sequence below which it was shipped, and when the last of that was.
+type Shipped = (u32, u32, u16, u64, i64);
+
 /// The durable part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct State {
@@ -72,6 +79,9 @@ struct State {
     /// Not in ClickHouse yet.
     #[serde(default)]
     losses: Vec<Loss>,
+    /// Lanes that were shipped from, whether they are still here or not; the latest first.
+    #[serde(default)]
+    shipped: Vec<Shipped>,
 }
 
 /// The state, its file, and the journal it is about.
@@ -164,7 +174,7 @@ impl Ledger {
         self.note_losses(&news);
         self.slots.store(&text(&self.state))?;
         if !news.is_empty() {
-            self.told.extend(&news);
+            loss::add(&mut self.told, news.iter().copied());
             self.journal.losses_noted(&news)?;
         }
         Ok(())
@@ -182,12 +192,7 @@ impl Ledger {
 
     /// Takes losses in, each place once; they are kept once `persist` succeeded.
     pub(super) fn note_losses(&mut self, losses: &[Loss]) {
-        let place = |loss: &Loss| (loss.lane, loss.first_sequence, loss.cause);
-        for loss in losses {
-            if !self.state.losses.iter().any(|known| place(known) == place(loss)) {
-                self.state.losses.push(*loss);
-            }
-        }
+        loss::add(&mut self.state.losses, losses.iter().copied());
     }
 
     /// Losses that ClickHouse may not have yet.
@@ -197,7 +202,26 @@ impl Ledger {
 
     /// ClickHouse has these.
     pub(super) fn forget_losses(&mut self, listed: &[Loss]) {
-        self.state.losses.retain(|loss| !listed.contains(loss));
+        loss::remove(&mut self.state.losses, listed);
+    }
+
+    /// How far lanes were shipped, as far as it is remembered.
+    pub(super) fn shipped(&self) -> Vec<ShippedLane> {
+        let lane = |&(node, epoch, lane, shipped, at_us): &Shipped| ShippedLane {
+            lane: LaneKey { node, epoch, lane },
+            shipped,
+            at_us,
+        };
+        self.state.shipped.iter().map(lane).collect()
+    }
+
+    fn note_shipped(&mut self, range: &Range, at_us: i64) {
+        let LaneKey { node, epoch, lane } = range.lane;
+        let known = self.state.shipped.iter().position(|one| (one.0, one.1, one.2) == (node, epoch, lane));
+        let before = known.map_or(0, |index| self.state.shipped.remove(index).3);
+        let shipped = (node, epoch, lane, before.max(range.end.sequence), at_us);
+        self.state.shipped.insert(0, shipped);
+        self.state.shipped.truncate(MOST_SHIPPED);
     }
 
     /// A batch is to be sent again under a token never used; valid once `persist` succeeded.
@@ -211,22 +235,23 @@ impl Ledger {
         fresh
     }
 
-    /// Every batch of the plan is acknowledged and listed: the cursor moves over all plans so far that are,
-    /// once `persist` succeeded.
-    pub(super) fn complete(&mut self, number: u64) {
+    /// Every batch of the plan is acknowledged, and was listed at `at_us`: the cursor moves over all
+    /// plans so far that are, once `persist` succeeded.
+    pub(super) fn complete(&mut self, number: u64, at_us: i64) {
         self.done.insert(number);
         while let Some(plan) = self.state.pending.front() {
             if !self.done.remove(&plan.number) {
                 return;
             }
+            let Some(plan) = self.state.pending.pop_front() else { return };
             for range in &plan.ranges {
                 let cursors = &mut self.state.cursors;
                 match cursors.iter_mut().find(|cursor| cursor.lane == range.lane) {
                     Some(cursor) => cursor.position = range.end,
                     None => cursors.push(Cursor { lane: range.lane, position: range.end }),
                 }
+                self.note_shipped(range, at_us);
             }
-            self.state.pending.pop_front();
         }
     }
 
@@ -288,6 +313,7 @@ fn fresh() -> io::Result<State> {
         cursors: Vec::new(),
         pending: VecDeque::new(),
         losses: Vec::new(),
+        shipped: Vec::new(),
     })
 }
 
