@@ -144,7 +144,8 @@ pub fn run_gateway(
     let (running, addresses) = parts.serve()?;
     let Addresses { proxy, tls, admin, ingest, .. } = &addresses;
     let ingest = ingest.map_or_else(|| "off".to_owned(), |address| address.to_string());
-    tracing::info!(?proxy, ?tls, %admin, %ingest, "serving");
+    let started_ms = parts.clock.now().0 / 1_000_000;
+    tracing::info!(?proxy, ?tls, %admin, %ingest, started_ms, "serving");
     ready(&addresses);
     let (signal, _) = signals.wait();
     tracing::info!(signal, "stopping");
@@ -259,7 +260,12 @@ impl Parts {
         let readiness = Arc::new(Readiness::new());
         readiness.register("policy", admin::policy_check(reloader.handle()));
         let on_full = settings.journal.on_full;
-        readiness.register("journal", checks::journal(Arc::clone(&journal), on_full));
+        let recording = checks::journal(Arc::clone(&journal), Arc::clone(&refusals), on_full);
+        readiness.register("journal", recording);
+        readiness.register("members", checks::members(members.status()));
+        if settings.ingest.listen.is_some() {
+            readiness.register("ingest", checks::ingest(Arc::clone(&index)));
+        }
         let shipping =
             checks::clickhouse(storage.handle(), Arc::downgrade(&shipper), Arc::clone(&clock));
         readiness.register("clickhouse", shipping);
