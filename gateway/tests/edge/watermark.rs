@@ -92,20 +92,20 @@ async fn b3_a_step_of_the_machines_clock_does_not_take_the_watermark_past_what_i
     let settings = ShipSettings { open: Some(open), ..ShipSettings::default() };
     // Nobody takes what is shipped: an empty journal follows the clocks.
     let shipper = Shipper::start(Arc::clone(&bench.journal), no_database(), settings).unwrap();
-    let reached = || shipper.status().watermark_us;
-    while reached().is_none() {
-        tokio::task::yield_now().await;
-    }
-    // The machine's own clock is an hour ahead of it all along. Now it follows.
-    for step_us in [-3_600 * US_PER_SECOND, 0] {
-        steps_us.store(step_us, Ordering::Release);
-        let begun = reached();
-        while reached() == begun {
-            tokio::task::yield_now().await;
+    let status = || shipper.status().watermark_us;
+    let reached = async |after: Option<i64>| loop {
+        if status() > after {
+            break status();
         }
-        let complete_us = reached();
-        bench.get("/fixed").await;
-        let row = bench.rows().pop().expect("recorded");
-        assert!(Some(row.ts_us) >= complete_us, "{row:?} is before {complete_us:?}");
-    }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    // The machine's own clock, which dates nothing, is an hour ahead of it all along.
+    let before_us = reached(None).await;
+    assert!(before_us.is_some_and(|us| us < Clock::start().unix_us() - 3_500 * US_PER_SECOND));
+    // Now it follows.
+    steps_us.store(0, Ordering::Release);
+    let complete_us = reached(before_us).await;
+    bench.get("/fixed").await;
+    let row = bench.rows().pop().expect("recorded");
+    assert!(Some(row.ts_us) >= complete_us, "{row:?} is before {complete_us:?}");
 }
