@@ -3,6 +3,7 @@
 
 pub mod chaos;
 pub mod disk;
+mod events;
 pub mod kills;
 pub mod outage;
 pub mod power;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::generator::{Recording, RunError};
+use crate::ingest::SendError;
 use crate::ledger::audit::NoExpectation;
 use crate::ledger::table::TableError;
 use crate::progress::ProgressView;
@@ -43,6 +45,9 @@ pub enum AttackError {
     /// The rows could not be read.
     #[error("cannot read the rows")]
     Table(#[from] TableError),
+    /// The events beside it.
+    #[error("cannot send events")]
+    Events(#[from] SendError),
     /// A disk.
     #[error("cannot {what}")]
     Disk {
@@ -75,6 +80,51 @@ pub enum AttackError {
         /// How long it had.
         limit: Duration,
     },
+}
+
+/// What the gateway does when it cannot record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFull {
+    /// It refuses.
+    Refuse,
+    /// It serves and sums.
+    ServeUnmetered,
+}
+
+impl OnFull {
+    /// As in the gateway's settings.
+    pub fn setting(self) -> &'static str {
+        match self {
+            OnFull::Refuse => "refuse",
+            OnFull::ServeUnmetered => "serve_unmetered",
+        }
+    }
+
+    /// Whether a run whose disk was full was told so as set. The second result is what came of it.
+    async fn judge(
+        self,
+        stage: &Stage,
+        summary: &LoadSummary,
+    ) -> Result<(Vec<String>, Fact), AttackError> {
+        let refused = summary.answered(503);
+        let sql = "SELECT sumIf(requests, bitAnd(flags, 4) != 0) FROM usage_events FORMAT TSV";
+        let unmetered: u64 = stage.table.ask(sql).await?.trim().parse().unwrap_or(0);
+        let (all, must_not) = match self {
+            OnFull::Refuse => (refused, unmetered),
+            OnFull::ServeUnmetered => (unmetered, refused),
+        };
+        let mut wrong = Vec::new();
+        if all == 0 {
+            wrong.push("the disk was not full, or nobody noticed: nothing was proved".to_owned());
+        }
+        if must_not > 0 {
+            wrong.push(format!(
+                "{refused} requests were refused, {unmetered} were served without a row"
+            ));
+        }
+        let is = format!("{refused} refused, {unmetered} served without a row and in sums");
+        Ok((wrong, Fact::new("on_full", format!("{}: {is}", self.setting()))))
+    }
 }
 
 /// Lets the journal drain, ends the gateway and compares answers with rows.

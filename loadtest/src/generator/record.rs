@@ -82,6 +82,8 @@ pub(super) struct Whole {
     /// The content type says the gateway made it (RFC 9457 problem details).
     pub(super) problem: bool,
     pub(super) body_bytes: u64,
+    /// Of the request's body.
+    pub(super) sent_bytes: u64,
     pub(super) refusal: Option<Box<Refusal>>,
 }
 
@@ -233,9 +235,15 @@ impl Record {
         record.body_bytes += whole.body_bytes;
         self.whole += 1;
         if let Some(answers) = &mut self.answers {
-            let Whole { status, id, problem, .. } = whole;
-            let ended_ns = times.ended_ns;
-            answers.push(Answer { id, group: kind, status, gateway_made: problem, ended_ns });
+            answers.push(Answer {
+                id: whole.id,
+                group: kind,
+                status: whole.status,
+                gateway_made: whole.problem,
+                request_bytes: whole.sent_bytes,
+                response_bytes: whole.body_bytes,
+                ended_ns: times.ended_ns,
+            });
         }
         if end.warm {
             return;

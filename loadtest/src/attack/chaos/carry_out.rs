@@ -28,8 +28,10 @@ pub(super) struct Tally {
     pub(super) engine_stops: u32,
     /// Spans in which the proxy misbehaved, resets included.
     pub(super) faults: u32,
-    /// Spans in which the journal's disk was full.
+    /// Spans in which the disk was full.
     pub(super) fills: u32,
+    /// Kills of the gateway while it was.
+    pub(super) full_kills: u32,
     /// Starts of the gateway that were watched until it served.
     pub(super) gateway_starts: u32,
     /// The slowest of them, milliseconds.
@@ -153,10 +155,17 @@ impl<'a> Attacks<'a> {
             }
             Action::Fill => {
                 if let Some(disk) = self.disk {
-                    let unfilled =
-                        |source| AttackError::Disk { what: "fill the journal's disk", source };
+                    let unfilled = |source| AttackError::Disk { what: "fill the disk", source };
                     self.filler = Some(disk.fill().map_err(unfilled)?);
                     self.tally.fills += 1;
+                }
+            }
+            Action::Restart => {
+                if self.filler.is_some() {
+                    self.stage.gateway.kill().await;
+                    self.starting_ns = Some(self.clock.now_ns());
+                    self.stage.gateway.start()?;
+                    self.tally.full_kills += 1;
                 }
             }
             Action::Free => self.filler = None,
@@ -168,7 +177,7 @@ impl<'a> Attacks<'a> {
     /// ClickHouse is started again when it aborted, and whoever watches sees something.
     async fn look(&mut self) -> Result<(), AttackError> {
         if let Some(filler) = &mut self.filler {
-            let unfilled = |source| AttackError::Disk { what: "fill the journal's disk", source };
+            let unfilled = |source| AttackError::Disk { what: "fill the disk", source };
             filler.top_up().map_err(unfilled)?;
         }
         if !self.engine_is_down {
