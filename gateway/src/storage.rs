@@ -146,8 +146,9 @@ impl Storage {
     /// Starts using the database.
     ///
     /// An embedded engine is started (as `program clickhouse ...`) and migrated before this
-    /// returns, or that is the error the first time. Later on, and with an external database, it may be
-    /// away (a full disk, a start that takes long): the watching thread goes on trying (**M4**).
+    /// returns, or that is the error the first time. Later on it may be away (a full disk, a start that
+    /// takes long): the watching thread goes on trying (**M4**). An external database is not waited for
+    /// at all, as it may neither answer nor refuse.
     pub fn start(settings: &ClickHouse, program: &Path) -> Result<Storage, StorageError> {
         let Start { connection, engine_settings, engine, may_be_away } = match settings.mode {
             ClickHouseMode::Embedded => Start::embedded(settings, program)?,
@@ -170,7 +171,8 @@ impl Storage {
             runtime,
             failures: 0,
         };
-        if let Err(source) = watch.migrate()
+        if watch.engine.is_some()
+            && let Err(source) = watch.migrate()
             && !may_be_away
         {
             let url = handle.connection.url.clone();

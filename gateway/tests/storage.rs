@@ -1,7 +1,9 @@
-//! M4: the embedded engine may be away when the gateway starts, as soon as it has kept something.
+//! M4: the usage database may be away when the gateway starts; an embedded engine as soon as it has
+//! kept something.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
 use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -56,4 +58,20 @@ fn m4_an_engine_that_does_not_start_is_waited_for_but_for_the_first_time() {
     let wrong = ClickHouse { library: Some("/nowhere".into()), ..settings(&data) };
     let error = Storage::start(&wrong, Path::new(PROGRAM)).map(drop);
     assert!(matches!(error, Err(StorageError::Engine(_))), "{error:?}");
+}
+
+#[test]
+fn m4_a_database_that_neither_answers_nor_refuses_is_not_waited_for() {
+    // The system accepts for it, and nobody reads.
+    let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let settings = ClickHouse {
+        mode: ClickHouseMode::External,
+        url: Some(format!("http://{}", silent.local_addr().unwrap())),
+        ..ClickHouse::default()
+    };
+    let began = Instant::now();
+    let storage = Storage::start(&settings, Path::new(PROGRAM)).unwrap();
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    storage.stop(BOUND).unwrap();
+    assert!(began.elapsed() < BOUND, "{:?}", began.elapsed());
 }
