@@ -235,8 +235,7 @@ impl Parts {
         let storage = Storage::start(&settings.clickhouse, program)?;
         let store = storage.handle().store()?;
         let counts = Arc::new(proxy::metrics::Metrics::new());
-        let open =
-            proxy::open::ask(Arc::clone(&counts), Arc::clone(&refusals), Arc::clone(&clock));
+        let open = proxy::open::ask(Arc::clone(&counts), Arc::clone(&refusals), Arc::clone(&clock));
         let ship_settings = ship_settings(&settings.ship, open, Arc::clone(&index));
         let shipper = Arc::new(Shipper::start(Arc::clone(&journal), store, ship_settings)?);
         let auditor = start_audit(&settings.audit, storage.handle(), &clock)?;

@@ -218,10 +218,8 @@ impl Run<'_> {
 
     /// Why this scope cannot ask this check, if it cannot.
     fn unasked(&self, check: Check) -> Option<String> {
-        let of_whole_batches = matches!(
-            check,
-            Check::Batches | Check::Unlisted | Check::Ranges | Check::Lanes
-        );
+        let of_whole_batches =
+            matches!(check, Check::Batches | Check::Unlisted | Check::Ranges | Check::Lanes);
         (of_whole_batches && self.scope.tenant.is_some())
             .then(|| "not asked: batches are not by tenant".to_owned())
     }

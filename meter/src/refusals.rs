@@ -56,9 +56,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use hashbrown::HashTable;
 
 use crate::boot::BootId;
-use crate::event::{Event, Flags};
 #[cfg(doc)]
 use crate::event::Kind;
+use crate::event::{Event, Flags};
 use crate::journal::{AppendError, Journal};
 
 mod flusher;
@@ -134,10 +134,7 @@ impl Refusals {
         Refusals::with_capacity(journal, CAPACITY)
     }
 
-    fn with_capacity(
-        journal: Arc<Journal>,
-        capacity: Capacity,
-    ) -> Result<Refusals, RefusalsError> {
+    fn with_capacity(journal: Arc<Journal>, capacity: Capacity) -> Result<Refusals, RefusalsError> {
         let path = journal.directory().join(table::NAME);
         let failed = |source| RefusalsError { path: path.clone(), source };
         let boot = journal.boot().id.map_or(0, BootId::folded);
@@ -307,7 +304,8 @@ impl Refusals {
         let mut waiting = 0;
         for shard in &self.shards {
             let mut shard = locked(shard);
-            let prepared = shard.iter_mut().map(|group| group.prepare(current, is_full, &self.table));
+            let prepared =
+                shard.iter_mut().map(|group| group.prepare(current, is_full, &self.table));
             waiting += prepared.filter(|&must_sync| must_sync).count();
         }
         if waiting == 0 {

@@ -90,8 +90,7 @@ impl Words {
         for word in self.all()[words].iter().step_by(PAGE_BYTES / WORD_BYTES) {
             let value = word.load(Ordering::Relaxed);
             // Another value by now is another store, which has the same effect.
-            let _either =
-                word.compare_exchange(value, value, Ordering::Relaxed, Ordering::Relaxed);
+            let _either = word.compare_exchange(value, value, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 }

@@ -80,7 +80,8 @@ async fn m1_a_slow_request_holds_the_watermark_until_it_has_its_row() {
 /// The machine's clock is set forward by an hour, as it is after a suspend: until the gateway's own clock
 /// has followed, requests are dated by the former one, and must not be behind the watermark.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn b3_a_step_of_the_machines_clock_does_not_take_the_watermark_past_what_is_dated_before_it() {
+async fn b3_a_step_of_the_machines_clock_does_not_take_the_watermark_past_what_is_dated_before_it()
+{
     let steps_us = Arc::new(AtomicI64::new(-3_600 * US_PER_SECOND));
     let step_us = Arc::clone(&steps_us);
     let machine = Clock::start();

@@ -49,9 +49,9 @@ pub struct ListedBatch {
 pub struct ShippedLane {
     /// Whose.
     pub lane: LaneKey,
-    /// Every sequence below is of a batch that is listed.
+    /// The sequence behind the last that is of a listed batch.
     pub shipped: u64,
-    /// When the last of these batches was listed, unix microseconds.
+    /// That batch was listed then or later, unix microseconds.
     pub at_us: i64,
 }
 

@@ -136,6 +136,7 @@ pub(crate) fn add(known: &mut Vec<Loss>, more: impl IntoIterator<Item = Loss>) {
 
 /// Removes what is kept elsewhere, as far as it is known there.
 pub(crate) fn remove(known: &mut Vec<Loss>, noted: &[Loss]) {
-    let is_noted = |loss: &Loss| noted.iter().any(|one| one.is_of(loss) && one.events >= loss.events);
+    let is_noted =
+        |loss: &Loss| noted.iter().any(|one| one.is_of(loss) && one.events >= loss.events);
     known.retain(|loss| !is_noted(loss));
 }

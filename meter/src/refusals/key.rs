@@ -173,9 +173,7 @@ impl<'a> Key<'a> {
             Sum::Figure | Sum::Largest | Sum::Latest => {
                 (Kind::Request, Flags::UNMETERED.with(Flags::MEASURED), last, "unmetered")
             }
-            Sum::Member => {
-                (Kind::Request, Flags::UNMETERED.with(Flags::MEMBER), last, "unmetered")
-            }
+            Sum::Member => (Kind::Request, Flags::UNMETERED.with(Flags::MEMBER), last, "unmetered"),
         };
         Event {
             ts_us: total.second * US_PER_SECOND,

@@ -97,7 +97,8 @@ impl Table {
             other => drop(other?),
         }
         let words = Words::open(&path, self.words())?;
-        let [magic, layout] = [MAGIC_AT, LAYOUT_AT].map(|at| words.all()[at].load(Ordering::Acquire));
+        let [magic, layout] =
+            [MAGIC_AT, LAYOUT_AT].map(|at| words.all()[at].load(Ordering::Acquire));
         if magic == 0 || (magic == MAGIC && layout == self.layout()) {
             return Ok(Some(words));
         }
@@ -129,7 +130,8 @@ impl Table {
     /// disk when this returns, so nothing settled comes back after a power failure.
     pub(super) fn begin(&self) -> io::Result<()> {
         for words in self.files.iter().filter_map(OnceLock::get) {
-            for (at, word) in [(LAYOUT_AT, self.layout()), (BOOT_AT, self.boot), (MAGIC_AT, MAGIC)] {
+            for (at, word) in [(LAYOUT_AT, self.layout()), (BOOT_AT, self.boot), (MAGIC_AT, MAGIC)]
+            {
                 words.all()[at].store(word, Ordering::Release);
             }
         }

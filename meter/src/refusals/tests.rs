@@ -466,7 +466,12 @@ fn figures_and_members_become_what_their_meters_say() {
         refusals.count_unmetered(&member);
     }
     // More of a request that was counted before there was no room.
-    let part = Event { flags: Flags::PART, requests: 0, quantity_nano: 0, ..event("acme", "calls", at(0)) };
+    let part = Event {
+        flags: Flags::PART,
+        requests: 0,
+        quantity_nano: 0,
+        ..event("acme", "calls", at(0))
+    };
     refusals.count_unmetered(&part);
     let found = drained(&journal, &refusals);
     let of = |flag: Flags, meter: &str, id: u8| {

@@ -90,8 +90,8 @@ pub(super) struct Ledger {
     journal: Arc<Journal>,
     slots: Slots,
     state: State,
-    /// Pending plans of which everything is acknowledged.
-    done: BTreeSet<u64>,
+    /// Pending plans of which everything is acknowledged, and when each was listed.
+    done: BTreeMap<u64, i64>,
     /// Former lanes whose last frame is in a plan, or was before the cursor.
     exhausted: BTreeSet<LaneKey>,
     /// Taken over from the journal, which tells them as long as it is open.
@@ -112,7 +112,7 @@ impl Ledger {
             }
             state
         };
-        let (done, exhausted) = (BTreeSet::new(), BTreeSet::new());
+        let (done, exhausted) = (BTreeMap::new(), BTreeSet::new());
         let mut ledger = Ledger { journal, slots, state, done, exhausted, told: Vec::new() };
         if ledger.has_news() {
             ledger.persist().map_err(|source| ShipError::State { source })?;
@@ -215,12 +215,12 @@ impl Ledger {
         self.state.shipped.iter().map(lane).collect()
     }
 
+    /// Plans come in the order of their ranges, and each with the time at which it was listed itself:
+    /// the audit looks for a lane's last plan from then on.
     fn note_shipped(&mut self, range: &Range, at_us: i64) {
         let LaneKey { node, epoch, lane } = range.lane;
-        let known = self.state.shipped.iter().position(|one| (one.0, one.1, one.2) == (node, epoch, lane));
-        let before = known.map_or(0, |index| self.state.shipped.remove(index).3);
-        let shipped = (node, epoch, lane, before.max(range.end.sequence), at_us);
-        self.state.shipped.insert(0, shipped);
+        self.state.shipped.retain(|one| (one.0, one.1, one.2) != (node, epoch, lane));
+        self.state.shipped.insert(0, (node, epoch, lane, range.end.sequence, at_us));
         self.state.shipped.truncate(MOST_SHIPPED);
     }
 
@@ -238,11 +238,9 @@ impl Ledger {
     /// Every batch of the plan is acknowledged, and was listed at `at_us`: the cursor moves over all
     /// plans so far that are, once `persist` succeeded.
     pub(super) fn complete(&mut self, number: u64, at_us: i64) {
-        self.done.insert(number);
+        self.done.insert(number, at_us);
         while let Some(plan) = self.state.pending.front() {
-            if !self.done.remove(&plan.number) {
-                return;
-            }
+            let Some(at_us) = self.done.remove(&plan.number) else { return };
             let Some(plan) = self.state.pending.pop_front() else { return };
             for range in &plan.ranges {
                 let cursors = &mut self.state.cursors;
@@ -328,5 +326,32 @@ fn parse(bytes: &[u8]) -> Result<State, ShipError> {
         Ok(state)
     } else {
         Err(ShipError::Version { found: state.version, known: VERSION })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::JournalSettings;
+
+    /// Plans are listed as they are delivered, and complete in their order.
+    #[test]
+    fn m3_a_lane_is_as_far_as_its_last_plan_and_since_that_was_listed() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let journal = Journal::open(JournalSettings::new(directory.path())).expect("opens");
+        let mut ledger = Ledger::open(journal).expect("opens");
+        let lane = LaneKey { node: 1, epoch: 2, lane: 3 };
+        let at = |sequence| Position { segment: 0, offset: 0, sequence };
+        for (number, from, to) in [(0, 0, 320), (1, 320, 360), (2, 360, 400)] {
+            let ranges = vec![Range { lane, start: at(from), end: at(to) }];
+            ledger.register(Plan { number, ranges, batches: Vec::new() });
+        }
+        let shipped = |shipped, at_us| vec![ShippedLane { lane, shipped, at_us }];
+        ledger.complete(1, 1_000);
+        assert_eq!(ledger.shipped(), []);
+        ledger.complete(0, 2_000);
+        assert_eq!(ledger.shipped(), shipped(360, 1_000));
+        ledger.complete(2, 3_000);
+        assert_eq!(ledger.shipped(), shipped(400, 3_000));
     }
 }

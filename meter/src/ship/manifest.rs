@@ -37,7 +37,11 @@ impl Delivered {
 
     fn lanes(&self, at_us: i64) -> impl Iterator<Item = ShippedLane> {
         let ranges = self.plan.ranges.iter();
-        ranges.map(move |range| ShippedLane { lane: range.lane, shipped: range.end.sequence, at_us })
+        ranges.map(move |range| ShippedLane {
+            lane: range.lane,
+            shipped: range.end.sequence,
+            at_us,
+        })
     }
 
     fn batches(&self) -> impl Iterator<Item = ListedBatch> {

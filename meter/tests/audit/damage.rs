@@ -188,11 +188,8 @@ async fn m3_a_missing_end_of_a_lane_and_a_missing_opening_are_found() {
     // A window sees what was shipped in it.
     let now_us = jiff::Timestamp::now().as_microsecond();
     let hour_us = 3_600_000_000;
-    let window = |from_us, to_us| Scope {
-        from_us: Some(from_us),
-        to_us: Some(to_us),
-        ..Scope::default()
-    };
+    let window =
+        |from_us, to_us| Scope { from_us: Some(from_us), to_us: Some(to_us), ..Scope::default() };
     let lately = stage.audit(window(now_us - hour_us, now_us + hour_us)).await;
     assert_eq!(of(&lately, Check::Lanes).wrong, 4);
     let before = stage.audit(window(now_us - 2 * hour_us, now_us - hour_us)).await;

@@ -146,8 +146,7 @@ fn power_failure(target: usize) {
     lines.for_each(|line| said.take(&line));
     let disk = disk.unmounted().mounted();
 
-    let journal =
-        Journal::open_under(on_disk(&directory), &another_run(9)).expect("opens");
+    let journal = Journal::open_under(on_disk(&directory), &another_run(9)).expect("opens");
     let mut there: BTreeMap<u16, BTreeSet<u64>> = BTreeMap::new();
     for seen in read_all(&journal) {
         assert!(there.entry(seen.id.lane).or_default().insert(seen.id.sequence), "once: {seen:?}");

@@ -84,7 +84,10 @@ fn m1_counts_that_nobody_can_read_any_more_are_a_loss() {
     count(&refusals, NOW_US, "other", "limit");
     drop(refusals);
     // The name of one, and of the other the total that was stored last: the first of its version.
-    damage(&directory.path().join(table::NAME), &[(4096 + 23 * 8, 1), (4096 + 1024 + 16 * 8 + 9, 1)]);
+    damage(
+        &directory.path().join(table::NAME),
+        &[(4096 + 23 * 8, 1), (4096 + 1024 + 16 * 8 + 9, 1)],
+    );
     let refusals = open(&journal);
     assert_eq!(refusals.oldest_us(), None);
     let [loss] = journal.losses()[..] else { panic!("one loss") };

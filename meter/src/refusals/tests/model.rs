@@ -157,8 +157,13 @@ impl Process {
             Step::Measure { quantity, .. } => {
                 let quantity_nano = quantity.into();
                 let (request_bytes, response_bytes) = (0, 0);
-                let figure =
-                    Event { meter: "tokens", quantity_nano, request_bytes, response_bytes, ..event };
+                let figure = Event {
+                    meter: "tokens",
+                    quantity_nano,
+                    request_bytes,
+                    response_bytes,
+                    ..event
+                };
                 self.refusals.count_figure(&figure, Combine::Sum);
                 let flags = Flags::UNMETERED.with(Flags::MEASURED);
                 let counted = Counted { quantity_nano, ..Counted::default() };
