@@ -19,8 +19,9 @@ use crate::generator::{Recording, RunError};
 use crate::ingest::SendError;
 use crate::ledger::audit::NoExpectation;
 use crate::ledger::table::TableError;
+use crate::ledger::{Answer, Expectation};
 use crate::progress::ProgressView;
-use crate::scenario::Scenario;
+use crate::scenario::{Scenario, ScenarioError};
 use crate::stage::{Backlog, Stage, StageError};
 
 pub use report::{AttackReport, Fact, LoadSummary};
@@ -39,6 +40,9 @@ pub enum AttackError {
     /// The load.
     #[error(transparent)]
     Load(#[from] RunError),
+    /// What is sent beside it.
+    #[error(transparent)]
+    Scenario(#[from] ScenarioError),
     /// The scenario does not say what its rows must be.
     #[error(transparent)]
     Expectation(#[from] NoExpectation),
@@ -130,14 +134,28 @@ impl OnFull {
 /// Lets the journal drain, ends the gateway and compares answers with rows.
 async fn settle(
     stage: &mut Stage,
-    scenarios: &[Scenario],
-    recordings: Vec<Recording>,
+    seen: Seen<'_>,
     audit: AuditSays,
     quiet: bool,
 ) -> Result<Verdict, AttackError> {
     let backlog = drain(stage, quiet).await?;
     let ended = stage.stop_gateway().await?;
-    verdict::judge(stage, scenarios, recordings, backlog, ended, audit).await
+    verdict::judge(stage, seen, backlog, ended, audit).await
+}
+
+/// What clients saw.
+struct Seen<'a> {
+    scenarios: &'a [Scenario],
+    /// One for each of them.
+    recordings: Vec<Recording>,
+    /// What was asked beside them, of one kind.
+    beside: Option<(Expectation, Vec<Answer>)>,
+}
+
+impl<'a> Seen<'a> {
+    fn new(scenarios: &'a [Scenario], recordings: Vec<Recording>) -> Seen<'a> {
+        Seen { scenarios, recordings, beside: None }
+    }
 }
 
 /// Waits until everything recorded is in ClickHouse.

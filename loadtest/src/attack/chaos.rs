@@ -9,6 +9,8 @@ pub mod schedule;
 
 use std::time::Duration;
 
+use crate::generator::Burst;
+use crate::ledger::audit::expectations;
 use crate::load::Load;
 use crate::progress::ProgressView;
 use crate::scenario::Scenario;
@@ -16,9 +18,25 @@ use crate::stage::Stage;
 use crate::stage::disk::SmallDisk;
 
 use super::events::Events;
-use super::{AttackError, AttackReport, AuditSays, Fact, LoadSummary, OnFull, settle};
+use super::{AttackError, AttackReport, AuditSays, Fact, LoadSummary, OnFull, Seen, settle};
 use carry_out::{Attacks, Tally};
 use schedule::{Plan, schedule};
+
+/// Sent at the same moment before each kill of the gateway: what it answers, and is killed in the midst
+/// of, is found by nobody else.
+const BURST: &str = r#"
+name = "burst"
+rate = "max"
+requests = 1
+connections = 24
+[[request]]
+name = "burst"
+path = "/load/fixed/200"
+key = "LOAD_OTHER"
+tenant = "load-other"
+app = "load"
+route = "load-fixed"
+"#;
 
 /// Of the load's time, this much is left in peace at either end.
 const CALM: Duration = Duration::from_secs(2);
@@ -38,7 +56,9 @@ pub async fn run(
     let load = Load::start(scenarios, plan.length, stage);
     let events = Events::start(stage, plan.seed, plan.length)?;
     let mut view = ProgressView::new("chaos", quiet);
-    let mut attacks = Attacks::new(stage, disk, &load, &mut view);
+    let scenario = Scenario::parse("burst", BURST)?;
+    let mut burst = Burst::new(&scenario, &stage.target, &stage.keys)?;
+    let mut attacks = Attacks::new(stage, disk, &load, &mut burst, &mut view);
     attacks.pause(CALM).await?;
     attacks.carry_out(&moments).await?;
     attacks.end().await?;
@@ -48,9 +68,14 @@ pub async fn run(
     let recordings = load.recordings().await?;
     let summary = LoadSummary::of(scenarios, &recordings);
     let events = events.acknowledged().await?;
-    let mut verdict = settle(stage, scenarios, recordings, AuditSays::Clean, quiet).await?;
+    let mut expected = expectations(&scenario)?.remove(0);
+    expected.open = burst.open;
+    let struck = format!("{} answers, {} without one", burst.answers.len(), burst.open);
+    let seen = Seen { scenarios, recordings, beside: Some((expected, burst.answers)) };
+    let mut verdict = settle(stage, seen, AuditSays::Clean, quiet).await?;
 
     let mut facts = facts(plan, &tally, stage, disk.is_some());
+    facts.push(Fact::new("bursts before kills", struck));
     facts.push(events.judge(stage, &mut verdict).await?);
     if disk.is_some() && plan.fills > 0 {
         let (wrong, obeyed) = on_full.judge(stage, &summary).await?;

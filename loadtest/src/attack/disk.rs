@@ -20,7 +20,7 @@ use crate::scenario::Scenario;
 use crate::stage::disk::SmallDisk;
 use crate::stage::{Stage, StageError};
 
-use super::{AttackError, AttackReport, AuditSays, Fact, LoadSummary, OnFull, settle};
+use super::{AttackError, AttackReport, AuditSays, Fact, LoadSummary, OnFull, Seen, settle};
 
 const CALM: Duration = Duration::from_secs(3);
 /// How long the disk stays full.
@@ -86,7 +86,8 @@ pub async fn run(
         // What was asked beside the load may have rows as well.
         recording.record.kinds[0].aborted += probes.len() as u64;
     }
-    let mut verdict = settle(stage, scenarios, recordings, AuditSays::Clean, quiet).await?;
+    let mut verdict =
+        settle(stage, Seen::new(scenarios, recordings), AuditSays::Clean, quiet).await?;
     let wrong = probes.iter().filter_map(|(when, seen, like)| unlike(when, seen, *like)).collect();
     verdict.add("what clients are told is right", probes.len() as u64, wrong);
     let (mut wrong, obeyed) = on_full.judge(stage, &summary).await?;

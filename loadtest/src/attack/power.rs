@@ -26,7 +26,7 @@ use crate::scenario::Scenario;
 use crate::stage::Stage;
 use crate::stage::settings::SYNC_INTERVAL;
 
-use super::{AttackError, AttackReport, AuditSays, Fact, LoadSummary, drain, settle};
+use super::{AttackError, AttackReport, AuditSays, Fact, LoadSummary, Seen, drain, settle};
 
 const IMAGE_BYTES: u64 = 96 << 20;
 /// The file system commits nothing that was not synced, so that the image stands still while
@@ -152,7 +152,8 @@ pub async fn run(
     let summary = LoadSummary::of(scenarios, &recordings);
     let young: u64 =
         recordings.iter_mut().map(|r| set_aside(r, lost_from_us, restarted_unix_us)).sum();
-    let mut verdict = settle(stage, scenarios, recordings, AuditSays::Loss, quiet).await?;
+    let mut verdict =
+        settle(stage, Seen::new(scenarios, recordings), AuditSays::Loss, quiet).await?;
     let lost_ms = (failed_unix_us - lost_from_us) / 1000;
     let mut wrong = Vec::new();
     if since_unix_us.is_none() {

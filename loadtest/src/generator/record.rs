@@ -87,6 +87,21 @@ pub(super) struct Whole {
     pub(super) refusal: Option<Box<Refusal>>,
 }
 
+impl Whole {
+    /// As the ledger has it.
+    pub(super) fn answer(&self, group: u16, ended_ns: u64) -> Answer {
+        Answer {
+            id: self.id,
+            group,
+            status: self.status,
+            gateway_made: self.problem,
+            request_bytes: self.sent_bytes,
+            response_bytes: self.body_bytes,
+            ended_ns,
+        }
+    }
+}
+
 /// The members of a refusal's body that say which limit refused.
 #[derive(Debug, Default, PartialEq, Eq, serde::Deserialize)]
 pub(super) struct Refusal {
@@ -235,15 +250,7 @@ impl Record {
         record.body_bytes += whole.body_bytes;
         self.whole += 1;
         if let Some(answers) = &mut self.answers {
-            answers.push(Answer {
-                id: whole.id,
-                group: kind,
-                status: whole.status,
-                gateway_made: whole.problem,
-                request_bytes: whole.sent_bytes,
-                response_bytes: whole.body_bytes,
-                ended_ns: times.ended_ns,
-            });
+            answers.push(whole.answer(kind, times.ended_ns));
         }
         if end.warm {
             return;

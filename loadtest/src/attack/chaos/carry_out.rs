@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::fault::Fault;
+use crate::generator::Burst;
 use crate::load::Load;
 use crate::progress::ProgressView;
 use crate::stage::Stage;
@@ -43,6 +44,7 @@ pub(super) struct Attacks<'a> {
     stage: &'a mut Stage,
     disk: Option<&'a SmallDisk>,
     load: &'a Load,
+    burst: &'a mut Burst,
     view: &'a mut ProgressView,
     clock: Clock,
     filler: Option<Filler>,
@@ -58,11 +60,23 @@ impl<'a> Attacks<'a> {
         stage: &'a mut Stage,
         disk: Option<&'a SmallDisk>,
         load: &'a Load,
+        burst: &'a mut Burst,
         view: &'a mut ProgressView,
     ) -> Attacks<'a> {
         let (clock, tally) = (Clock::start(), Tally::default());
         let (filler, starting_ns, engine_is_down) = (None, None, false);
-        Attacks { stage, disk, load, view, clock, filler, starting_ns, engine_is_down, tally }
+        Attacks {
+            stage,
+            disk,
+            load,
+            burst,
+            view,
+            clock,
+            filler,
+            starting_ns,
+            engine_is_down,
+            tally,
+        }
     }
 
     /// What was done so far.
@@ -114,7 +128,12 @@ impl<'a> Attacks<'a> {
             &mut self.tally;
         match action {
             Action::Kill(Victim::Gateway) => {
-                *gateway_kills += u32::from(self.stage.gateway.kill().await);
+                let gateway = &mut self.stage.gateway;
+                let killed = match gateway.is_running() {
+                    true => self.burst.strike(async || gateway.kill().await).await,
+                    false => false,
+                };
+                *gateway_kills += u32::from(killed);
                 self.starting_ns = None;
             }
             Action::Kill(Victim::Engine) => {
