@@ -6,6 +6,7 @@
 
 mod stamp;
 
+use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -16,10 +17,13 @@ pub use stamp::Stamp;
 /// How old the offset between the two clocks may become.
 const RENEW_NS: u64 = 1_000_000_000;
 
+/// Reads the wall clock, in unix microseconds.
+type Wall = Box<dyn Fn() -> i64 + Send + Sync>;
+
 /// The clock of this process.
-#[derive(Debug)]
 pub struct Clock {
     base: Instant,
+    wall: Wall,
     /// Unix microseconds at the base, as seen at the last renewal.
     base_unix_us: AtomicI64,
     renew_at_ns: AtomicU64,
@@ -27,10 +31,16 @@ pub struct Clock {
 
 impl Clock {
     /// Starts at zero.
-    #[expect(clippy::disallowed_methods, reason = "this is the clock")]
     pub fn start() -> Clock {
+        Clock::following(wall_us)
+    }
+
+    /// The same with another wall clock than the machine's, in unix microseconds.
+    #[expect(clippy::disallowed_methods, reason = "this is the clock")]
+    pub fn following(wall: impl Fn() -> i64 + Send + Sync + 'static) -> Clock {
         let clock = Clock {
             base: Instant::now(),
+            wall: Box::new(wall),
             base_unix_us: AtomicI64::new(0),
             renew_at_ns: AtomicU64::new(0),
         };
@@ -59,13 +69,8 @@ impl Clock {
         Reading { mono, unix_us: self.base_unix_us.load(Ordering::Relaxed) + since_us }
     }
 
-    #[expect(clippy::disallowed_methods, reason = "this is the clock")]
     fn renew(&self, mono: Nanos, renew_at_ns: u64) {
-        let unix_us = match SystemTime::now().duration_since(UNIX_EPOCH) {
-            Ok(since) => i64::try_from(since.as_micros()).unwrap_or(i64::MAX),
-            // A clock set before 1970: dated there, so that nothing downstream is surprised.
-            Err(_) => 0,
-        };
+        let unix_us = (self.wall)();
         self.base_unix_us.store(unix_us - (mono.0 / 1_000).cast_signed(), Ordering::Relaxed);
         let next = mono.0 + RENEW_NS;
         // Whoever loses the race has stored an offset just as good.
@@ -75,5 +80,21 @@ impl Clock {
             Ordering::Relaxed,
             Ordering::Relaxed,
         );
+    }
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Clock").field("base", &self.base).finish_non_exhaustive()
+    }
+}
+
+/// The machine's wall clock.
+#[expect(clippy::disallowed_methods, reason = "this is the clock")]
+fn wall_us() -> i64 {
+    match SystemTime::now().duration_since(UNIX_EPOCH) {
+        Ok(since) => i64::try_from(since.as_micros()).unwrap_or(i64::MAX),
+        // A clock set before 1970: dated there, so that nothing downstream is surprised.
+        Err(_) => 0,
     }
 }

@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use metrics::{describe_counter, describe_gauge, gauge};
-use orbit_meter::members::{MemberFile, MemberFileError};
+use orbit_meter::members::{MemberFile, MemberFileError, MemberStatus};
 use orbit_policy::Policy;
 use orbit_policy::members::{MemberLog, MemberRecord};
 
@@ -37,6 +37,7 @@ pub enum MemberError {
 
 /// The thread; dropping it ends it after a last sync.
 pub struct MemberKeeper {
+    file: Arc<MemberFile>,
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -65,6 +66,7 @@ impl MemberKeeper {
         let (file, _) = MemberFile::open(directory, &mut restore)?;
         let file = Arc::new(file);
         members.keep(Box::new(Log(Arc::clone(&file))));
+        let kept = Arc::clone(&file);
         let (stop, stopped) = mpsc::channel();
         let run = move || {
             background::yield_to_traffic();
@@ -84,7 +86,13 @@ impl MemberKeeper {
         };
         let thread = std::thread::Builder::new().name("members".to_owned()).spawn(run);
         let thread = Some(thread.map_err(MemberError::Thread)?);
-        Ok(MemberKeeper { stop: Some(stop), thread })
+        Ok(MemberKeeper { file: kept, stop: Some(stop), thread })
+    }
+
+    /// Asks how safe members are.
+    pub fn status(&self) -> impl Fn() -> MemberStatus + Send + 'static {
+        let file = Arc::clone(&self.file);
+        move || file.status()
     }
 }
 

@@ -19,7 +19,7 @@ use std::time::Duration;
 use orbit_meter::ingest::{IndexError, IndexSettings, IngestIndex};
 use orbit_meter::journal::{Journal, JournalError, JournalSettings};
 use orbit_meter::refusals::{Flusher, Refusals, RefusalsError};
-use orbit_meter::ship::{OldestOpen, ShipError, ShipSettings, Shipper, ShipperHandle};
+use orbit_meter::ship::{AskOpen, ShipError, ShipSettings, Shipper, ShipperHandle};
 use orbit_policy::{Diagnostics, Policy, PolicySettings};
 
 use crate::admin::{self, AdminServer, AdminState, Readiness, Token, TokenError};
@@ -141,7 +141,8 @@ pub fn run_gateway(
     let (running, addresses) = parts.serve()?;
     let Addresses { proxy, tls, admin, ingest, .. } = &addresses;
     let ingest = ingest.map_or_else(|| "off".to_owned(), |address| address.to_string());
-    tracing::info!(?proxy, ?tls, %admin, %ingest, "serving");
+    let started_ms = parts.clock.now().0 / 1_000_000;
+    tracing::info!(?proxy, ?tls, %admin, %ingest, started_ms, "serving");
     ready(&addresses);
     let (signal, _) = signals.wait();
     tracing::info!(signal, "stopping");
@@ -231,8 +232,8 @@ impl Parts {
         let storage = Storage::start(&settings.clickhouse, program)?;
         let store = storage.handle().store()?;
         let counts = Arc::new(proxy::metrics::Metrics::new());
-        let oldest_open = proxy::open::oldest(Arc::clone(&counts), Arc::clone(&refusals));
-        let ship_settings = ship_settings(&settings.ship, oldest_open, Arc::clone(&index));
+        let open = proxy::open::ask(Arc::clone(&counts), Arc::clone(&refusals), Arc::clone(&clock));
+        let ship_settings = ship_settings(&settings.ship, open, Arc::clone(&index));
         let shipper = Arc::new(Shipper::start(Arc::clone(&journal), store, ship_settings)?);
         let auditor = start_audit(&settings.audit, storage.handle(), &clock)?;
         let reconciler = Reconciler::start(Sources {
@@ -251,7 +252,10 @@ impl Parts {
         readiness.register("policy", admin::policy_check(reloader.handle()));
         let parts = checks::Parts {
             journal: Arc::clone(&journal),
+            refusals: Arc::clone(&refusals),
             on_full: settings.journal.on_full,
+            members: members.status(),
+            index: settings.ingest.listen.is_some().then(|| Arc::clone(&index)),
             storage: storage.handle(),
             shipper: Arc::downgrade(&shipper),
             pools: Arc::clone(&pools),
@@ -431,13 +435,13 @@ fn start_ingest(
 
 fn ship_settings(
     settings: &settings::Ship,
-    oldest_open: OldestOpen,
+    open: AskOpen,
     index: Arc<IngestIndex>,
 ) -> ShipSettings {
     ShipSettings {
         max_rows: settings.max_rows,
         max_delay: Duration::from_millis(settings.max_delay_ms),
-        oldest_open_us: Some(oldest_open),
+        open: Some(open),
         before_forget: Some(Arc::new(move || index.sync())),
         ..ShipSettings::default()
     }

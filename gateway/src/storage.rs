@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use orbit_meter::causes::with_causes;
 use orbit_meter::clickhouse::engine::{Engine, EngineError, EngineSettings};
 use orbit_meter::clickhouse::{
     AppliedMigration, ClickHouseSettings, MigrateOptions, Store, StoreError,
@@ -145,16 +146,18 @@ impl Storage {
     /// Starts using the database.
     ///
     /// An embedded engine is started (as `program clickhouse ...`) and migrated before this
-    /// returns, or that is the error. An external database may be away: the watching thread goes on
-    /// trying.
+    /// returns, or that is the error the first time. Later on it may be away (a full disk, a start that
+    /// takes long): the watching thread goes on trying (**M4**). An external database is not waited for
+    /// at all, as it may neither answer nor refuse.
     pub fn start(settings: &ClickHouse, program: &Path) -> Result<Storage, StorageError> {
-        let (connection, engine) = match settings.mode {
-            ClickHouseMode::Embedded => {
-                let engine = Engine::start(&engine_settings(settings), program, &["clickhouse"])
-                    .map_err(StorageError::Engine)?;
-                (engine.settings(), Some(engine))
-            }
-            ClickHouseMode::External => (connection(settings)?, None),
+        let Start { connection, engine_settings, engine, may_be_away } = match settings.mode {
+            ClickHouseMode::Embedded => Start::embedded(settings, program)?,
+            ClickHouseMode::External => Start {
+                connection: connection(settings)?,
+                engine_settings: None,
+                engine: None,
+                may_be_away: true,
+            },
         };
         let handle = StorageHandle::unwatched(connection)?;
         let runtime = runtime().map_err(StorageError::Thread)?;
@@ -162,19 +165,16 @@ impl Storage {
             store: handle.store()?,
             handle: handle.clone(),
             options: migrate_options(settings),
-            engine_settings: engine.as_ref().map(|engine| EngineSettings {
-                // A new engine must be where the clients of the old one look for it.
-                http_port: engine.http_port(),
-                tcp_port: engine.tcp_port(),
-                ..engine_settings(settings)
-            }),
+            engine_settings,
             engine,
             program: program.to_owned(),
             runtime,
             failures: 0,
         };
-        let migrated = watch.migrate();
-        if let (Err(source), ClickHouseMode::Embedded) = (migrated, settings.mode) {
+        if watch.engine.is_some()
+            && let Err(source) = watch.migrate()
+            && !may_be_away
+        {
             let url = handle.connection.url.clone();
             return Err(StorageError::Migrate { url, source });
         }
@@ -210,6 +210,43 @@ impl Storage {
                 None
             })
         })
+    }
+}
+
+/// What is there when a database begins to be used.
+struct Start {
+    connection: ClickHouseSettings,
+    /// For an engine of our own.
+    engine_settings: Option<EngineSettings>,
+    engine: Option<Engine>,
+    /// Whether what is not there yet is waited for.
+    may_be_away: bool,
+}
+
+impl Start {
+    fn embedded(settings: &ClickHouse, program: &Path) -> Result<Start, StorageError> {
+        let wanted = engine_settings(settings);
+        let may_be_away = wanted.has_data();
+        match Engine::start(&wanted, program, &["clickhouse"]) {
+            Ok(engine) => Ok(Start {
+                connection: engine.settings(),
+                // A new engine must be where the clients of the old one look for it.
+                engine_settings: Some(EngineSettings {
+                    http_port: engine.http_port(),
+                    tcp_port: engine.tcp_port(),
+                    ..wanted
+                }),
+                engine: Some(engine),
+                may_be_away,
+            }),
+            Err(error) if may_be_away && error.may_pass() => {
+                let error = with_causes(&error);
+                tracing::error!(error, "the ClickHouse engine did not start; trying again");
+                let (wanted, connection) = wanted.settled().map_err(StorageError::Engine)?;
+                Ok(Start { connection, engine_settings: Some(wanted), engine: None, may_be_away })
+            }
+            Err(error) => Err(StorageError::Engine(error)),
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 pub mod alerts;
 pub mod chaos;
 pub mod disk;
+mod events;
 pub mod kills;
 pub mod outage;
 pub mod power;
@@ -16,10 +17,12 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::generator::{Recording, RunError};
+use crate::ingest::SendError;
 use crate::ledger::audit::NoExpectation;
 use crate::ledger::table::TableError;
+use crate::ledger::{Answer, Expectation};
 use crate::progress::ProgressView;
-use crate::scenario::Scenario;
+use crate::scenario::{Scenario, ScenarioError};
 use crate::stage::{Backlog, Stage, StageError};
 
 pub use report::{AttackReport, Fact, LoadSummary};
@@ -38,6 +41,9 @@ pub enum AttackError {
     /// The load.
     #[error(transparent)]
     Load(#[from] RunError),
+    /// What is sent beside it.
+    #[error(transparent)]
+    Scenario(#[from] ScenarioError),
     /// The scenario does not say what its rows must be.
     #[error(transparent)]
     Expectation(#[from] NoExpectation),
@@ -47,6 +53,9 @@ pub enum AttackError {
     /// A key could not be made.
     #[error("cannot make a key")]
     Key(#[from] orbit_policy::keys::NewKeyError),
+    /// The events beside it.
+    #[error("cannot send events")]
+    Events(#[from] SendError),
     /// A disk.
     #[error("cannot {what}")]
     Disk {
@@ -81,17 +90,76 @@ pub enum AttackError {
     },
 }
 
+/// What the gateway does when it cannot record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFull {
+    /// It refuses.
+    Refuse,
+    /// It serves and sums.
+    ServeUnmetered,
+}
+
+impl OnFull {
+    /// As in the gateway's settings.
+    pub fn setting(self) -> &'static str {
+        match self {
+            OnFull::Refuse => "refuse",
+            OnFull::ServeUnmetered => "serve_unmetered",
+        }
+    }
+
+    /// Whether a run whose disk was full was told so as set. The second result is what came of it.
+    async fn judge(
+        self,
+        stage: &Stage,
+        summary: &LoadSummary,
+    ) -> Result<(Vec<String>, Fact), AttackError> {
+        let refused = summary.answered(503);
+        let sql = "SELECT sumIf(requests, bitAnd(flags, 4) != 0) FROM usage_events FORMAT TSV";
+        let unmetered: u64 = stage.table.ask(sql).await?.trim().parse().unwrap_or(0);
+        let (all, must_not) = match self {
+            OnFull::Refuse => (refused, unmetered),
+            OnFull::ServeUnmetered => (unmetered, refused),
+        };
+        let mut wrong = Vec::new();
+        if all == 0 {
+            wrong.push("the disk was not full, or nobody noticed: nothing was proved".to_owned());
+        }
+        if must_not > 0 {
+            wrong.push(format!(
+                "{refused} requests were refused, {unmetered} were served without a row"
+            ));
+        }
+        let is = format!("{refused} refused, {unmetered} served without a row and in sums");
+        Ok((wrong, Fact::new("on_full", format!("{}: {is}", self.setting()))))
+    }
+}
+
 /// Lets the journal drain, ends the gateway and compares answers with rows.
 async fn settle(
     stage: &mut Stage,
-    scenarios: &[Scenario],
-    recordings: Vec<Recording>,
+    seen: Seen<'_>,
     audit: AuditSays,
     quiet: bool,
 ) -> Result<Verdict, AttackError> {
     let backlog = drain(stage, quiet).await?;
     let ended = stage.stop_gateway().await?;
-    verdict::judge(stage, scenarios, recordings, backlog, ended, audit).await
+    verdict::judge(stage, seen, backlog, ended, audit).await
+}
+
+/// What clients saw.
+struct Seen<'a> {
+    scenarios: &'a [Scenario],
+    /// One for each of them.
+    recordings: Vec<Recording>,
+    /// What was asked beside them, of one kind.
+    beside: Option<(Expectation, Vec<Answer>)>,
+}
+
+impl<'a> Seen<'a> {
+    fn new(scenarios: &'a [Scenario], recordings: Vec<Recording>) -> Seen<'a> {
+        Seen { scenarios, recordings, beside: None }
+    }
 }
 
 /// Waits until everything recorded is in ClickHouse.

@@ -147,6 +147,7 @@ pub(crate) fn ingest(arguments: &IngestArguments) -> Result<Outcome> {
         clients: arguments.clients,
         seed: arguments.seed.unwrap_or(started_us.cast_unsigned()),
         tenant: arguments.tenant.clone(),
+        pause: Duration::ZERO,
         patience: Duration::from_secs_f64(arguments.give_up_s),
         run: started_us,
     };

@@ -8,6 +8,7 @@
 //! Each thread has a runtime of its own, its share of the schedule and of the connections, and
 //! its own record; one task per connection sends and drives it.
 
+mod burst;
 mod exchange;
 mod link;
 mod observe;
@@ -35,6 +36,7 @@ use pace::{Pace, Schedule, Share};
 use prepare::{Prepared, prepare};
 use record::{Ending, Keep, Outcome, Times};
 
+pub(crate) use burst::Burst;
 pub use observe::{MeasuredCpu, Progress};
 pub use record::{Cell, Failure, KindRecord, Record, ReloadLatency};
 

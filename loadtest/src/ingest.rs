@@ -39,6 +39,8 @@ pub struct IngestRun {
     pub seed: u64,
     /// Whose usage it is.
     pub tenant: String,
+    /// Each client waits so long after a batch.
+    pub pause: Duration,
     /// With nothing acknowledged for so long, the run is given up.
     pub patience: Duration,
     /// What tells this run from every other: microseconds since the Unix epoch at its start.
@@ -144,6 +146,7 @@ mod tests {
             clients: 1,
             seed: 7,
             tenant: "acme".to_owned(),
+            pause: Duration::ZERO,
             patience: Duration::from_secs(1),
             run: 5,
         }

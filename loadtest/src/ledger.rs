@@ -9,6 +9,7 @@
 //!   has its row;
 //! - `refusals`: per tenant, route and status, refused rows add up to the answers the gateway made
 //!   and gave no row of their own;
+//! - `quantities`, `bytes`, `members`: what was used, see [`used`];
 //! - `sequences`: every (node, epoch, lane) of the run is dense from 0: count = distinct = last + 1
 //!
 //! An answer made by the gateway (problem details) may be recorded either way, by a row or in a
@@ -25,15 +26,17 @@ pub mod audit;
 mod decode;
 mod entry;
 pub mod table;
+mod used;
 mod verdict;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hashbrown::HashMap;
 
 pub use entry::{Answer, Expectation, Lane, RequestId, Row, RowKind};
 pub use verdict::{Check, CheckLine, Finding, GroupLine, LedgerVerdict};
 
+use used::Used;
 use verdict::{Findings, Place, groups};
 
 /// The status of a refusal for want of room in the journal.
@@ -44,8 +47,10 @@ mod flag {
     pub(super) const ABORTED: u8 = 1;
     pub(super) const UNMETERED: u8 = 4;
     pub(super) const PART: u8 = 8;
-    /// A figure of a further meter, or a member of one.
-    pub(super) const FURTHER: u8 = 32 | 64;
+    /// A figure of a further meter.
+    pub(super) const MEASURED: u8 = 32;
+    /// A member of one.
+    pub(super) const MEMBER: u8 = 64;
 }
 
 struct Known {
@@ -53,6 +58,13 @@ struct Known {
     status: u16,
     gateway_made: bool,
     rows: u32,
+    /// It has no row and is in a sum of what was served without room.
+    summed: bool,
+    /// Of the bodies sent and received, and as rows say.
+    bytes: [u64; 2],
+    found_bytes: [u64; 2],
+    /// Rows of the further meter it adds to.
+    figures: u32,
 }
 
 /// A comparison under way: answers first, then rows, then lanes, then [`Ledger::close`].
@@ -70,6 +82,9 @@ pub struct Ledger {
     others_by_place: BTreeMap<Place, u64>,
     refusals_expected: BTreeMap<(Place, u16), u64>,
     refusals_found: BTreeMap<(Place, u16), u64>,
+    used: Used,
+    /// Kinds with a whole answer of the upstream's.
+    served: BTreeSet<u16>,
     answered: BTreeMap<(Place, u16), u64>,
     recorded: BTreeMap<(Place, u16), u64>,
     answers: u64,
@@ -85,6 +100,8 @@ impl Ledger {
     pub fn open(expectations: Vec<Expectation>, answers: Vec<Answer>) -> Ledger {
         let mut ledger = Ledger {
             known: HashMap::with_capacity(answers.len()),
+            used: Used::new(&expectations),
+            served: BTreeSet::new(),
             expectations,
             others: HashMap::new(),
             parts: HashMap::new(),
@@ -124,10 +141,17 @@ impl Ledger {
     }
 
     fn answer(&mut self, answer: Answer) {
-        let Answer { id, group: kind, status, gateway_made, ended_ns: _ } = answer;
+        let Answer { id, group: kind, status, gateway_made, .. } = answer;
+        if !gateway_made {
+            self.served.insert(kind);
+        }
         match id {
             Some(id) => {
-                let fresh = Known { kind, status, gateway_made, rows: 0 };
+                let bytes = [answer.request_bytes, answer.response_bytes];
+                let (found_bytes, figures) = ([0, 0], 0);
+                let (rows, summed) = (0, false);
+                let fresh =
+                    Known { kind, status, gateway_made, rows, summed, bytes, found_bytes, figures };
                 if self.known.insert(id, fresh).is_some() {
                     let says = || "two answers had this id".to_owned();
                     self.findings.add(Check::Answers, Some(id), says);
@@ -148,6 +172,9 @@ impl Ledger {
     pub fn row(&mut self, row: &Row<'_>) {
         self.rows += 1;
         let place = || (row.tenant.to_owned(), row.route.to_owned());
+        if row.kind == RowKind::Request {
+            self.used(row);
+        }
         match row.kind {
             RowKind::Other => return,
             RowKind::Refused => {
@@ -155,7 +182,7 @@ impl Ledger {
                 *found += u64::from(row.requests);
             }
             // What a request adds to further meters says nothing of its answer.
-            RowKind::Request if row.flags & flag::FURTHER != 0 => return,
+            RowKind::Request if row.flags & (flag::MEASURED | flag::MEMBER) != 0 => return,
             RowKind::Request if row.flags & flag::PART != 0 => return self.part(row),
             RowKind::Request if row.flags & flag::UNMETERED != 0 => {
                 *self.unmetered.entry(place()).or_default() += u64::from(row.requests);
@@ -163,6 +190,30 @@ impl Ledger {
             RowKind::Request => self.request_row(row),
         }
         *self.recorded.entry((place(), row.status / 100)).or_default() += u64::from(row.requests);
+    }
+
+    /// What the row says of what was used.
+    fn used(&mut self, row: &Row<'_>) {
+        let Ledger { known, expectations, used, findings, .. } = self;
+        let known = known.get_mut(&row.id);
+        if row.flags & flag::MEMBER != 0 {
+            return used.member(row);
+        }
+        if row.flags & flag::UNMETERED != 0 {
+            used.sums(row);
+        } else if row.flags & flag::MEASURED != 0 {
+            let known = known.map(|known| {
+                let expected = &expectations[usize::from(known.kind)];
+                (known, expected)
+            });
+            used.figure(row, known, findings);
+        } else if let Some(known) = known {
+            let bytes = [row.request_bytes, row.response_bytes];
+            known.found_bytes.iter_mut().zip(bytes).for_each(|(found, more)| *found += more);
+        }
+        if row.flags & flag::MEASURED == 0 {
+            used.counts(row, findings);
+        }
     }
 
     fn part(&mut self, row: &Row<'_>) {
@@ -230,6 +281,7 @@ impl Ledger {
     pub fn close(mut self) -> LedgerVerdict {
         self.settle_parts();
         self.settle_answers();
+        let members = self.settle_used();
         let surplus = self.settle_refusals();
         for (place, count) in surplus.into_iter().chain(std::mem::take(&mut self.unmetered)) {
             *self.others_by_place.entry(place).or_default() += count;
@@ -243,6 +295,9 @@ impl Ledger {
             (Check::Doubles, self.rows),
             (Check::Others, others),
             (Check::Parts, self.parts.values().sum()),
+            (Check::Quantities, self.used.quantities),
+            (Check::Bytes, self.used.answers),
+            (Check::Members, members),
             (Check::Refusals, refused),
             (Check::Sequences, self.lanes),
         ];
@@ -267,22 +322,36 @@ impl Ledger {
         }
     }
 
+    /// How many users asked.
+    fn settle_used(&mut self) -> u64 {
+        let Ledger { known, expectations, used, served, findings, .. } = self;
+        // What has two rows, or none, is told of already.
+        let settled = |known: &Known| !known.gateway_made && (known.rows == 1 || known.summed);
+        for (id, known) in known.iter().filter(|(_, known)| settled(known)) {
+            used.settle(*id, known, &expectations[usize::from(known.kind)], findings);
+        }
+        used.close(expectations, served, findings)
+    }
+
     fn settle_answers(&mut self) {
         let mut counted = BTreeMap::<(u16, u16), u64>::new();
-        for (id, known) in self.known.iter().filter(|(_, known)| known.rows == 0) {
+        let Ledger { known, expectations, unmetered, findings, .. } = self;
+        for (id, known) in known.iter_mut().filter(|(_, known)| known.rows == 0) {
             let Known { kind, status, gateway_made, .. } = *known;
             if gateway_made {
                 *counted.entry((kind, status)).or_default() += 1;
                 continue;
             }
-            let place = self.place(kind);
-            if let Some(summed) = self.unmetered.get_mut(&place).filter(|summed| **summed > 0) {
-                *summed -= 1;
+            let expected = &expectations[usize::from(kind)];
+            let place = (expected.tenant.clone(), expected.route.clone());
+            if let Some(left) = unmetered.get_mut(&place).filter(|left| **left > 0) {
+                *left -= 1;
+                known.summed = true;
                 continue;
             }
             let (tenant, route) = place;
             let says = || format!("no row; {tenant} was answered {status} on {route}");
-            self.findings.add(Check::Answers, Some(*id), says);
+            findings.add(Check::Answers, Some(*id), says);
         }
         for ((kind, status), count) in counted {
             let place = self.refused_at(kind, status);

@@ -100,6 +100,12 @@ pub struct RequestKind {
     pub app: Option<String>,
     /// The route its row must name.
     pub route: Option<String>,
+    /// What a request of the route costs.
+    pub cost: u64,
+    /// What its row of a further meter must say: the meter's id, and billionths.
+    pub figure: Option<(String, i128)>,
+    /// Who asks, as far as the policy knows: each name has a row of a member.
+    pub user: Option<String>,
 }
 
 /// A limit the run is expected to meet exactly.

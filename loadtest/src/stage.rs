@@ -8,7 +8,7 @@ pub mod disk;
 mod ports;
 pub mod process;
 pub(crate) mod serving;
-mod settings;
+pub(crate) mod settings;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -132,8 +132,6 @@ pub struct Stage {
     pub keys: Arc<Keys>,
     /// The gateway's settings.
     pub config: PathBuf,
-    /// The journal.
-    pub journal: PathBuf,
     directory: PathBuf,
     orbit: PathBuf,
     proxy_address: SocketAddr,
@@ -184,10 +182,9 @@ impl Stage {
         };
         let faults = FaultProxy::start(faulty, server).map_err(system("start the fault proxy"))?;
 
-        let journal = settings.journal.clone().unwrap_or_else(|| directory.join("journal"));
         let config = directory.join("orbit.toml");
         let listen = [proxy, admin, ingest].map(loopback);
-        let toml = settings::toml(settings, &journal, listen, faults.address());
+        let toml = settings::toml(settings, listen, faults.address());
         write(&config, &toml)?;
         let arguments =
             ["gateway".to_owned(), "--config".to_owned(), config.display().to_string()].to_vec();
@@ -202,7 +199,6 @@ impl Stage {
             table,
             keys: Arc::new(Keys::read(&fresh.keys_file)?),
             config,
-            journal,
             directory: directory.clone(),
             orbit: orbit.clone(),
             proxy_address: loopback(proxy),

@@ -10,6 +10,7 @@
 //! | `/slow/<ms>` | the plain answer after so long |
 //! | `/stream/<chunks>/<bytes>/<ms>` | chunked, a pause between chunks |
 //! | `/chunked/<chunks>/<bytes>` | chunked, without pauses |
+//! | `/grpc/<messages>/<bytes>` | the same with a status in trailers, as gRPC has it |
 //! | `/204`, `/304` | no body |
 //! | `/head` | 1234 bytes, or only their Content-Length to a HEAD |
 //! | `/fail/<status>` | that status and a short text |
@@ -114,6 +115,7 @@ enum Behaviour {
     Fixed(u64),
     Slow(Duration),
     Stream { chunks: u64, bytes: u64, pause: Option<Duration> },
+    Grpc { messages: u64, bytes: u64 },
     NoContent,
     NotModified,
     Head,
@@ -142,6 +144,10 @@ fn behaviour(path: &str) -> Behaviour {
             "chunked" => (|| {
                 let (chunks, bytes) = (number(MAX_CHUNKS)?, number(FILL_BYTES)?);
                 Some(Behaviour::Stream { chunks, bytes, pause: None })
+            })(),
+            "grpc" => (|| {
+                let (messages, bytes) = (number(MAX_CHUNKS)?, number(FILL_BYTES)?);
+                Some(Behaviour::Grpc { messages, bytes })
             })(),
             "fail" => number(599).filter(|n| *n >= 200).map(|n| Behaviour::Fail(n as u16)),
             "204" => Some(Behaviour::NoContent),
@@ -185,6 +191,11 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Payload>, Infalli
         }
         Behaviour::Stream { chunks, bytes, pause } => {
             ok("application/octet-stream", Payload::chunks(chunks, bytes, pause))
+        }
+        Behaviour::Grpc { messages, bytes } => {
+            let trailer = (HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"));
+            let body = Payload::chunks(messages, bytes, None).with_trailer(trailer);
+            ok("application/grpc", body)
         }
         Behaviour::NoContent => empty(StatusCode::NO_CONTENT),
         Behaviour::NotModified => {
@@ -298,6 +309,7 @@ mod tests {
             ("/slow/5", Behaviour::Slow(Duration::from_millis(5))),
             ("/stream/3/100/7", stream(3, 100, Some(7))),
             ("/chunked/3/100", stream(3, 100, None)),
+            ("/load/grpc/3/100", Behaviour::Grpc { messages: 3, bytes: 100 }),
             ("/fail/503", Behaviour::Fail(503)),
             ("/fail/100", Behaviour::Malformed),
             ("/fixed/", Behaviour::Malformed),

@@ -84,9 +84,10 @@ fn rows(recording: &Recording) -> Vec<String> {
                requests: u64,
                id: &str| {
         let [tenant, app, route] = place;
+        let bytes = if kind == "request" { 2 } else { 0 };
         format!(
             "(1, 1, 0, {sequence}, fromUnixTimestamp64Micro({ts}), '{tenant}', '{app}', '{route}', \
-             '{kind}', {status}, {requests}, '{id}')"
+             '{kind}', {status}, {requests}, '{id}', {requests}, {bytes})"
         )
     };
     let mut rows = Vec::new();
@@ -115,7 +116,7 @@ async fn compared(
 ) -> LedgerVerdict {
     store.execute("TRUNCATE TABLE usage_events").await.expect("the table can be emptied");
     let columns = "node, epoch, lane, sequence, ts, tenant, app, route, kind, status, requests, \
-                   request_id";
+                   request_id, quantity, response_bytes";
     let insert = format!("INSERT INTO usage_events ({columns}) VALUES {}", rows.join(", "));
     store.execute(&insert).await.expect("the rows can be written");
     let patience = Patience {
@@ -161,9 +162,15 @@ async fn right_rows_are_clean_and_each_wrong_row_is_found() {
     let verdict = compared(&store, &table, &scenario, &recording, &right).await;
     assert!(verdict.is_clean(), "{verdict:?}");
     let checked: Vec<u64> = verdict.checks.iter().map(|line| line.checked).collect();
-    assert_eq!(checked, [400, 302, 0, 0, 100, 1]);
+    assert_eq!(checked, [400, 302, 0, 0, 300, 300, 0, 100, 1]);
 
-    let breaks: [Break; 5] = [
+    let breaks: [Break; 7] = [
+        (
+            "quantity",
+            |rows| rows[7] = rows[7].replace("', 1, 2)", "', 2, 2)"),
+            vec![Check::Quantities],
+        ),
+        ("bytes", |rows| rows[7] = rows[7].replace("', 1, 2)", "', 1, 3)"), vec![Check::Bytes]),
         ("missing", |rows| drop(rows.remove(7)), vec![Check::Answers, Check::Sequences]),
         (
             "double",

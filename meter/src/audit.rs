@@ -1,7 +1,7 @@
 //! The audit: asks ClickHouse, and nothing else, whether anything is missing, double or different.
 //!
-//! The shipper leaves a manifest behind (`usage_batches`), the losses it knows of (`usage_losses`)
-//! and how far each node is (`usage_nodes`). An [`audit`] compares these with the rows, and the rows
+//! The shipper leaves a manifest behind (`usage_batches`), how far it shipped each lane
+//! (`usage_lanes`), the losses it knows of (`usage_losses`) and how far each node is (`usage_nodes`). An [`audit`] compares these with the rows, and the rows
 //! with themselves. Guarantees:
 //!
 //! - It changes nothing: every query runs read-only.
@@ -17,7 +17,7 @@
 //! | module | owns |
 //! |---|---|
 //! | `ask` | the queries (`clickhouse/queries/audit_*.sql`), their parameters and limits |
-//! | `batches`, `unlisted`, `ranges`, `gaps` | the manifest against the rows and against itself |
+//! | `batches`, `unlisted`, `ranges`, `gaps`, `lanes` | the manifest against the rows, itself, and what nodes say they shipped |
 //! | `rows`, `projection` | the rows against themselves and against what bills are made of |
 //! | `losses`, `standing` | what is known to be lost, and how far everybody is |
 //! | `report` | what comes out |
@@ -25,6 +25,7 @@
 mod ask;
 mod batches;
 mod gaps;
+mod lanes;
 mod losses;
 mod projection;
 mod ranges;
@@ -149,7 +150,7 @@ pub async fn audit(
     let months = asker.months().await?;
     let mut run = Run {
         deadline_us: clock::unix_us().saturating_add_unsigned(options.wait.as_micros() as u64),
-        steps: Steps { done: 0, of: 3 * months.len() as u64 + 6, progress },
+        steps: Steps { done: 0, of: 3 * months.len() as u64 + 7, progress },
         scope: &options.scope,
         asker,
         standings,
@@ -206,6 +207,7 @@ impl Run<'_> {
             Check::Batches => batches::run(self).await,
             Check::Unlisted => unlisted::run(self).await,
             Check::Ranges => ranges::run(self).await,
+            Check::Lanes => lanes::run(self).await,
             Check::Sequences => rows::sequences(self).await,
             Check::Ingested => rows::ingested(self).await,
             Check::OpenParts => rows::open_parts(self).await,
@@ -216,7 +218,8 @@ impl Run<'_> {
 
     /// Why this scope cannot ask this check, if it cannot.
     fn unasked(&self, check: Check) -> Option<String> {
-        let of_whole_batches = matches!(check, Check::Batches | Check::Unlisted | Check::Ranges);
+        let of_whole_batches =
+            matches!(check, Check::Batches | Check::Unlisted | Check::Ranges | Check::Lanes);
         (of_whole_batches && self.scope.tenant.is_some())
             .then(|| "not asked: batches are not by tenant".to_owned())
     }

@@ -55,7 +55,6 @@
 //! spare segments and syncs every `sync_interval`. The shipper reads files below the committed
 //! offset, never the mapping.
 
-mod boot;
 mod claim;
 mod error;
 mod frame;
@@ -63,7 +62,7 @@ mod header;
 mod housekeeping;
 mod inspect;
 mod lane;
-mod loss;
+pub(crate) mod loss;
 mod mapping;
 mod mark;
 mod pool;
@@ -84,7 +83,6 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use boot::Boot;
 pub use error::{AppendError, JournalError, SegmentError};
 pub use inspect::{Inspection, LaneInspection, inspect};
 pub use loss::{Loss, LossCause};
@@ -93,6 +91,7 @@ use shared::Shared;
 pub use status::JournalStatus;
 pub use verify::{Damage, Fault, Verification, verify};
 
+use crate::boot::Boot;
 use crate::event::{Event, EventId};
 use header::{HEADER_BYTES, PAGE_BYTES};
 
@@ -245,6 +244,11 @@ impl Journal {
         status
     }
 
+    /// The run of the machine it was opened in.
+    pub fn boot(&self) -> Boot {
+        self.shared.boot
+    }
+
     /// The directory's random number, kept for its life.
     pub fn node(&self) -> u32 {
         self.shared.identity.node
@@ -324,6 +328,13 @@ impl Journal {
     /// yet. What the numbers mean is said at the top of `loss.rs`.
     pub fn losses(&self) -> Vec<Loss> {
         self.shared.losses()
+    }
+
+    /// Takes in a loss that the journal cannot know of, or how much more one has become; later ones of
+    /// the same place replace it. It is told from now on, also when an error says that this process
+    /// may be the last to know.
+    pub fn tell_loss(&self, loss: Loss) -> io::Result<()> {
+        self.shared.tell_loss(loss)
     }
 
     /// These losses are durable elsewhere: later openings do not tell them again. (This one still

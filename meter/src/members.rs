@@ -15,7 +15,10 @@
 //! the log: its member is let in again and counted again.
 //!
 //! [`MemberFile::upkeep`] makes the next file before it is needed, and writes the files anew when
-//! most of what is in them is over, or when something could not be written for want of room.
+//! most of what is in them is over, or when something could not be written for want of room. The next
+//! file outlives the process like the others, so that a start needs no room on the disk; one that finds
+//! none (the very first) goes on without, and members are let in that a restart would not know, which
+//! [`MemberFile::status`] tells until there is room.
 
 use std::fs;
 use std::io;
@@ -26,7 +29,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use metrics::{counter, gauge};
 use orbit_policy::members::{Member, MemberLog, MemberRecord, Span};
 
-use crate::durable::sync_directory;
+use crate::durable::{set_aside, sync_directory};
 use crate::words::Words;
 
 #[cfg(test)]
@@ -39,8 +42,8 @@ const HEADER_WORDS: usize = 512;
 const RECORD_WORDS: usize = 4;
 /// Records of a file: 1 MiB.
 const FILE_RECORDS: usize = 1 << 15;
+const FILE_WORDS: usize = HEADER_WORDS + FILE_RECORDS * RECORD_WORDS;
 const NAME: &str = "members.";
-const DAMAGED: &str = "damaged-";
 /// Bits of a quarter, and of the checksum.
 const QUARTER_BITS: u32 = 24;
 const CHECK_BITS: u32 = 15;
@@ -64,6 +67,17 @@ pub struct FoundMembers {
     pub damaged: u64,
     /// Files that are not ours, or of another layout; they are set aside.
     pub foreign: u64,
+}
+
+/// How safe members are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// Records in all files.
+    pub records: u64,
+    /// Members that were let in and are in no file: a restart would count them anew.
+    pub lost: u64,
+    /// Whether the next file is there already.
+    pub has_spare: bool,
 }
 
 /// The log. One process at a time: the caller holds a lock on the directory.
@@ -90,6 +104,8 @@ struct Writer {
     lost: u64,
     /// Whether making a segment is worth a try: not again at once after a failure.
     may_make: bool,
+    /// Whether the last upkeep failed.
+    is_failing: bool,
 }
 
 struct Segment {
@@ -99,41 +115,56 @@ struct Segment {
 
 impl MemberFile {
     /// Reads what an earlier process left, shows each record to `restore`, and goes on behind it.
+    /// A disk without room is no error.
     pub fn open(
         directory: &Path,
         restore: &mut dyn FnMut(&MemberRecord),
     ) -> Result<(MemberFile, FoundMembers), MemberFileError> {
         let mut found = FoundMembers::default();
         let (mut segments, mut next_number, mut at) = (Vec::new(), 1, FILE_RECORDS);
+        let mut spare: Option<Segment> = None;
         for (number, path) in list(directory)? {
             next_number = number + 1;
             let failed = |source| MemberFileError { path: path.clone(), source };
-            let words = Words::open(&path, HEADER_WORDS + FILE_RECORDS * RECORD_WORDS);
-            let words = words.map_err(failed)?;
-            if words.all()[0].load(Ordering::Acquire) != MAGIC {
-                let is_blank = words.all().iter().all(|word| word.load(Ordering::Relaxed) == 0);
-                drop(words);
-                if is_blank {
-                    // Made by a process that died before it was used.
-                    fs::remove_file(&path).map_err(failed)?;
-                } else {
-                    found.foreign += 1;
-                    set_aside(directory, number, &path).map_err(failed)?;
-                }
-                continue;
+            let Some(words) = open(&path, &mut found).map_err(failed)? else { continue };
+            // A spare is of use behind all others only.
+            if let Some(unused) = spare.take() {
+                fs::remove_file(&unused.path).map_err(failed)?;
             }
-            at = read(&words, restore, &mut found);
-            segments.push(Segment { path, words: Arc::new(words) });
+            let end = read(&words, restore, &mut found);
+            let segment = Segment { path, words: Arc::new(words) };
+            if end == 0 {
+                spare = Some(segment);
+            } else {
+                at = end;
+                segments.push(segment);
+            }
         }
         report(directory, &found);
-        let synced = (segments.len().saturating_sub(1), 0);
-        let records = found.records + found.damaged;
-        let (spare, held, lost, may_make) = (None, 0, 0, true);
-        let mut writer =
-            Writer { segments, at, spare, next_number, records, held, synced, lost, may_make };
-        let failed = |source| MemberFileError { path: directory.to_owned(), source };
-        writer.make_spare(directory).map_err(failed)?;
+        let mut writer = Writer {
+            synced: (segments.len().saturating_sub(1), 0),
+            segments,
+            at,
+            spare,
+            next_number,
+            records: found.records + found.damaged,
+            held: 0,
+            lost: 0,
+            may_make: true,
+            is_failing: false,
+        };
+        if let Err(error) = writer.make_spare(directory) {
+            let directory = directory.display();
+            tracing::warn!(%error, %directory, "no room to be prepared for many more members");
+        }
         Ok((MemberFile { directory: directory.to_owned(), writer: Mutex::new(writer) }, found))
+    }
+
+    /// How it is now.
+    pub fn status(&self) -> MemberStatus {
+        let writer = self.lock();
+        let Writer { records, lost, .. } = *writer;
+        MemberStatus { records, lost, has_spare: writer.spare.is_some() }
     }
 
     /// Once a second: syncs, makes room, and writes the files anew where they hold more than twice the
@@ -161,12 +192,19 @@ impl MemberFile {
         if failed.is_none() && is_due {
             failed = self.rewrite(export).err();
         }
-        let records = self.lock().records;
-        gauge!("orbit_member_records").set(records as f64);
-        if let Some(error) = failed {
-            counter!("orbit_member_log_failures_total").increment(1);
-            let directory = self.directory.display();
-            tracing::error!(%error, %directory, lost, "members are not safe from a restart");
+        let mut writer = self.lock();
+        gauge!("orbit_member_records").set(writer.records as f64);
+        let was_failing = std::mem::replace(&mut writer.is_failing, failed.is_some());
+        let directory = self.directory.display();
+        match failed {
+            Some(error) => {
+                counter!("orbit_member_log_failures_total").increment(1);
+                if !was_failing {
+                    tracing::error!(%error, %directory, lost, "members are not safe from a restart");
+                }
+            }
+            None if was_failing => tracing::info!(%directory, "members are safe again"),
+            None => {}
         }
     }
 
@@ -235,10 +273,6 @@ impl Drop for MemberFile {
         if let Err(error) = self.sync() {
             tracing::error!(%error, "the last members are not safe from a power failure");
         }
-        let spare = self.lock().spare.take();
-        if let Some(spare) = spare {
-            drop(fs::remove_file(&spare.path));
-        }
     }
 }
 
@@ -285,12 +319,7 @@ impl Writer {
             return Ok(());
         }
         let path = directory.join(format!("{NAME}{:08}", self.next_number));
-        let made = Words::open(&path, HEADER_WORDS + FILE_RECORDS * RECORD_WORDS);
-        if made.is_err() {
-            // It may be what fills the disk.
-            drop(fs::remove_file(&path));
-        }
-        let words = Arc::new(made?);
+        let words = Arc::new(Words::open(&path, FILE_WORDS)?);
         words.all()[0].store(MAGIC, Ordering::Release);
         words.sync(0..1)?;
         sync_directory(directory)?;
@@ -314,9 +343,29 @@ fn list(directory: &Path) -> Result<Vec<(u64, PathBuf)>, MemberFileError> {
     Ok(files)
 }
 
-/// Keeps what is not ours to read for whoever wants to look into it.
-fn set_aside(directory: &Path, number: u64, path: &Path) -> io::Result<()> {
-    fs::rename(path, directory.join(format!("{NAME}{DAMAGED}{number:08}")))
+/// Opens a file; `None` when it is not ours, or was never finished.
+fn open(path: &Path, found: &mut FoundMembers) -> io::Result<Option<Words>> {
+    if fs::metadata(path)?.len() < FILE_WORDS as u64 * 8 {
+        // Blocks come before anything else.
+        let is_ours = fs::read(path)?.iter().all(|byte| *byte == 0);
+        if is_ours {
+            return fs::remove_file(path).map(|()| None);
+        }
+        found.foreign += 1;
+        return set_aside(path).map(|_| None);
+    }
+    let words = Words::open(path, FILE_WORDS)?;
+    let magic = &words.all()[0];
+    if magic.load(Ordering::Acquire) == MAGIC {
+        return Ok(Some(words));
+    }
+    if words.all().iter().all(|word| word.load(Ordering::Relaxed) == 0) {
+        // Made by a process that died before it was used.
+        magic.store(MAGIC, Ordering::Release);
+        return Ok(Some(words));
+    }
+    found.foreign += 1;
+    set_aside(path).map(|_| None)
 }
 
 /// Shows the whole records of a file. Returns the first place behind all that is written.

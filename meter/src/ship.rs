@@ -55,9 +55,18 @@ pub use noted::acknowledged;
 use pipeline::Pipeline;
 use progress::Progress;
 
-/// The arrival time, in unix microseconds, of the oldest request that is not journalled yet; `None`
-/// when there is none. Called about once a second.
-pub type OldestOpen = Arc<dyn Fn() -> Option<i64> + Send + Sync>;
+/// What is on its way into the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Open {
+    /// Now, in unix microseconds, by the clock that dates events; read before `oldest_us` was found.
+    pub now_us: i64,
+    /// The time, in unix microseconds, of the oldest request or sum that is not journalled yet; `None`
+    /// when there is none.
+    pub oldest_us: Option<i64>,
+}
+
+/// Asks whoever records. Called about once a second.
+pub type AskOpen = Arc<dyn Fn() -> Open + Send + Sync>;
 
 /// Called before the journal may forget events that are shipped: whatever else is known of them must
 /// be durable when it returns. When it fails it is called again, and nothing is forgotten until then.
@@ -76,9 +85,9 @@ pub struct ShipSettings {
     pub max_backoff: Duration,
     /// How often ClickHouse is told how far this node is.
     pub report_interval: Duration,
-    /// What the watermark must not pass besides. Without it, every request is taken to be journalled
-    /// as soon as it arrives.
-    pub oldest_open_us: Option<OldestOpen>,
+    /// What the watermark must not pass besides, and what must not be left when the node says that it
+    /// has stopped. Without it, every request is taken to be journalled as soon as it arrives.
+    pub open: Option<AskOpen>,
     /// What must be durable before shipped events are forgotten.
     pub before_forget: Option<BeforeForget>,
 }
@@ -91,7 +100,7 @@ impl Default for ShipSettings {
             max_in_flight: 2,
             max_backoff: Duration::from_secs(10),
             report_interval: Duration::from_secs(5),
-            oldest_open_us: None,
+            open: None,
             before_forget: None,
         }
     }

@@ -16,9 +16,10 @@ use crate::durable::sync_directory;
 
 const MAGIC: [u8; 8] = *b"ORBITSLT";
 const HEAD_BYTES: usize = 28;
-/// What each file has from the start: enough for a hundred lanes and their plans, or a thousand
-/// losses. A longer value needs free blocks.
-const RESERVED_BYTES: usize = 256 * 1024;
+/// What each file has from the start. The longest values are the shipper's: up to 26 plans of 64 ranges
+/// of about 230 bytes, 1024 lanes of 55, and cursors and losses of 64 lanes each are 480 KiB. A longer
+/// value needs free blocks.
+const RESERVED_BYTES: usize = 512 * 1024;
 
 /// The value could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -142,8 +143,15 @@ fn open_reserved(path: &Path) -> io::Result<File> {
     let file = options.read(true).write(true).create(true).truncate(false).open(path)?;
     let have = file.metadata()?.len() as usize;
     if have < RESERVED_BYTES {
-        file.write_all_at(&vec![0; RESERVED_BYTES - have], have as u64)?;
-        file.sync_all()?;
+        let zeros = vec![0; RESERVED_BYTES - have];
+        let reserved = file.write_all_at(&zeros, have as u64).and_then(|()| file.sync_all());
+        match reserved {
+            // Of another version, which reserved less: what it holds can be read and replaced.
+            Err(error) if have > HEAD_BYTES => {
+                tracing::warn!(?path, %error, have, "no room to reserve for a longer state");
+            }
+            other => other?,
+        }
     }
     Ok(file)
 }

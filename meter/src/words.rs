@@ -1,17 +1,19 @@
 //! A file of 64-bit words in memory: what is stored in it survives `kill -9` at once.
 //!
 //! Guarantees: its blocks are allocated before it is mapped, so a full disk is an error when it is
-//! made and never a signal later; words are atomics, so any thread may use any of them; a process
-//! that dies leaves every store that had happened, in the order of its release stores. After a
-//! power failure a page holds some state it had since the last [`Words::sync`], and pages agree in
-//! nothing.
+//! made and never a signal later; a file that could not be made whole is not left behind; words are
+//! atomics, so any thread may use any of them; a process that dies leaves every store that had
+//! happened, in the order of its release stores. After a power failure a page holds some state it
+//! had since the last [`Words::sync`], and pages agree in nothing. A sync that fails is made good by
+//! the next one that succeeds, whatever that one is asked for.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use memmap2::MmapRaw;
 use rustix::fs::{FallocateFlags, fallocate};
@@ -23,6 +25,9 @@ const PAGE_BYTES: usize = 4096;
 #[derive(Debug)]
 pub(crate) struct Words {
     raw: MmapRaw,
+    /// Bytes that a failed sync left: the system takes their pages for clean. Held while syncing, so
+    /// that nobody is told of success whose failure went to somebody else.
+    unsynced: Mutex<Range<usize>>,
 }
 
 impl Words {
@@ -34,11 +39,18 @@ impl Words {
         let file = options.read(true).write(true).create(true).truncate(false).open(path)?;
         let have = file.metadata()?.len();
         if have < bytes {
-            reserve(&file, have, bytes)?;
-            file.sync_all()?;
+            let reserved = reserve(&file, have, bytes).and_then(|()| file.sync_all());
+            reserved.inspect_err(|_| {
+                // What there is of it may be what fills the disk.
+                if have == 0 {
+                    drop(fs::remove_file(path));
+                } else {
+                    drop(file.set_len(have));
+                }
+            })?;
         }
         let raw = MmapRaw::map_raw(&file)?;
-        Ok(Words { raw })
+        Ok(Words { raw, unsynced: Mutex::new(0..0) })
     }
 
     /// How many there are: at least as many as were asked for.
@@ -57,12 +69,29 @@ impl Words {
 
     /// Brings these words to the disk and waits.
     pub(crate) fn sync(&self, words: Range<usize>) -> io::Result<()> {
-        let start = words.start * WORD_BYTES / PAGE_BYTES * PAGE_BYTES;
-        let end = (words.end * WORD_BYTES).min(self.raw.len());
+        let mut unsynced = self.unsynced.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut start = words.start * WORD_BYTES / PAGE_BYTES * PAGE_BYTES;
+        let mut end = (words.end * WORD_BYTES).min(self.raw.len());
+        if !unsynced.is_empty() {
+            self.make_dirty(&unsynced);
+            (start, end) = (start.min(unsynced.start), end.max(unsynced.end));
+        }
         if start >= end {
             return Ok(());
         }
-        self.raw.flush_range(start, end - start)
+        let synced = self.raw.flush_range(start, end - start);
+        *unsynced = if synced.is_ok() { 0..0 } else { start..end };
+        synced
+    }
+
+    /// Has the system write these pages again.
+    fn make_dirty(&self, bytes: &Range<usize>) {
+        let words = bytes.start / WORD_BYTES..bytes.end / WORD_BYTES;
+        for word in self.all()[words].iter().step_by(PAGE_BYTES / WORD_BYTES) {
+            let value = word.load(Ordering::Relaxed);
+            // Another value by now is another store, which has the same effect.
+            let _either = word.compare_exchange(value, value, Ordering::Relaxed, Ordering::Relaxed);
+        }
     }
 }
 

@@ -1,4 +1,7 @@
-//! The embedded engine as its users meet it: starting, users' rights, stopping, crashing.
+//! The embedded engine as its users meet it: starting, users' rights, stopping, crashing, a full disk.
+
+#[path = "journal/disk.rs"]
+mod disk;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -182,6 +185,43 @@ fn the_query_log_survives_a_restart() {
     let found = "SELECT count() FROM system.query_log WHERE type = 'QueryFinish' \
                  AND query = 'SELECT \\'find me again\\''";
     assert_eq!(ask_as(&engine, &orbit, found), "1");
+}
+
+/// On a disk without a free block, as often as it takes; what was kept is there, and when there is room
+/// it is written to again. A table that had no room when it was made does not stand in the way.
+#[test]
+fn m4_an_engine_starts_on_a_full_disk() {
+    if !disk::in_own_namespace("m4_an_engine_starts_on_a_full_disk") {
+        return;
+    }
+    let disk = disk::Disk::new(256);
+    let data = disk.root().join("clickhouse");
+    let engine = start(&data);
+    let orbit = engine.settings();
+    let table = "CREATE TABLE orbit.t (a UInt8) ENGINE = MergeTree ORDER BY a";
+    for query in ["CREATE DATABASE orbit", table, "INSERT INTO orbit.t VALUES (1)"] {
+        assert_eq!(ask_as(&engine, &orbit, query), "", "{query}");
+    }
+    let filler = disk.fill("filler");
+    let insert = "INSERT INTO orbit.t VALUES (2)";
+    let refused = ask_as(&engine, &orbit, insert);
+    assert!(refused.contains("NOT_ENOUGH_SPACE"), "{refused}");
+    let unmade = ask_as(&engine, &orbit, &table.replace("orbit.t", "orbit.u"));
+    assert!(unmade.contains("No space left on device"), "{unmade}");
+    engine.kill();
+    let definitions = fs::canonicalize(data.join("metadata/orbit")).expect("there");
+    fs::write(definitions.join("unmade.sql"), "").expect("an empty file needs no block");
+    for _ in 0..3 {
+        let engine = start(&data);
+        assert_eq!(ask_as(&engine, &engine.settings(), "SELECT a FROM orbit.t"), "1");
+        engine.kill();
+    }
+    let engine = start(&data);
+    fs::remove_file(filler).expect("there");
+    let orbit = engine.settings();
+    assert_eq!(ask_as(&engine, &orbit, insert), "");
+    assert_eq!(ask_as(&engine, &orbit, "SELECT sum(a) FROM orbit.t"), "3");
+    engine.stop(PATIENCE).expect("a clean stop");
 }
 
 #[test]

@@ -3,10 +3,10 @@
 //!
 //! A figure is a row flagged [`Flags::MEASURED`] of the same request id, with its meter and
 //! quantity, and no request and no bytes. Figures go with the row that counts the request; body
-//! bytes that flow after it go with its parts. Of what the journal had no room for, only the
-//! counting row is summed and written later.
+//! bytes that flow after it go with its parts. What the journal has no room for is summed, as the
+//! counting row is, so that quotas and rows agree.
 //!
-//! Quotas of these meters, and of data volume, are charged for the rows that were written, at the same
+//! Quotas of these meters, and of data volume, are charged for what is written or summed, at the same
 //! moment: in whole units, each figure rounded up, so that a quota never lets through what was used. A
 //! figure of the largest or latest value uses nothing up.
 //!
@@ -18,6 +18,7 @@
 
 use http::HeaderMap;
 use orbit_meter::event::{Event, Flags};
+use orbit_meter::refusals::Combine;
 use orbit_policy::levels::MAX_LEVELS;
 use orbit_policy::meters::MAX_MEASURED;
 use orbit_policy::meters::figure::{UNIT_NANO, nano, signed_nano, whole_units};
@@ -53,8 +54,6 @@ pub(super) struct Changes {
 pub(super) struct Beside<'r> {
     pub(super) row: &'r Event<'r>,
     pub(super) flown: &'r Flown,
-    /// Whether the row is in the journal, or only summed.
-    pub(super) is_written: bool,
 }
 
 /// The meters of the admitted request's route, in the order of its figures.
@@ -110,14 +109,12 @@ impl Exchange {
         admission: &Admission,
         beside: Beside<'_>,
     ) -> Changes {
-        let Beside { row, flown, is_written } = beside;
+        let Beside { row, flown } = beside;
         let permit = &admission.permit;
         let charge = |meter, amount| edge.policy.charge(permit, meter, amount, row.ts_us);
-        if is_written {
-            let volume = permit.snapshot().volume().into_iter();
-            let flown = volume.zip([flown.request, flown.response]);
-            flown.filter(|(_, bytes)| *bytes > 0).for_each(|(meter, bytes)| charge(meter, bytes));
-        }
+        let volume = permit.snapshot().volume().into_iter();
+        let both = volume.zip([flown.request, flown.response]);
+        both.filter(|(_, bytes)| *bytes > 0).for_each(|(meter, bytes)| charge(meter, bytes));
         let mut changes = Changes::default();
         let mut rooms = changes.of.iter_mut();
         for (figure, (id, meter)) in self.figures.0.iter().zip(measured(permit)) {
@@ -141,10 +138,11 @@ impl Exchange {
                 meter: &meter.id,
                 ..*row
             };
-            if let Err(error) = edge.journal.append(&event) {
+            if edge.journal.append(&event).is_err() {
                 edge.metrics.unmeasured.increment(1);
-                tracing::debug!(%error, meter = &*meter.id, "a figure could not be written");
-            } else if is_gauge {
+                edge.refusals.count_figure(&event, combined(meter.aggregate));
+            }
+            if is_gauge {
                 changes.at_us = ts_us;
                 rooms.next().into_iter().for_each(|room| *room = Some((id, quantity_nano)));
             } else if uses_up(meter.aggregate) {
@@ -168,6 +166,15 @@ fn uses_up(aggregate: Aggregate) -> bool {
     match aggregate {
         Aggregate::Count | Aggregate::Sum => true,
         Aggregate::Gauge | Aggregate::Max | Aggregate::Last | Aggregate::Distinct => false,
+    }
+}
+
+/// How figures of such a meter become one.
+fn combined(aggregate: Aggregate) -> Combine {
+    match aggregate {
+        Aggregate::Max => Combine::Max,
+        Aggregate::Last => Combine::Last,
+        Aggregate::Count | Aggregate::Sum | Aggregate::Gauge | Aggregate::Distinct => Combine::Sum,
     }
 }
 

@@ -35,14 +35,10 @@ impl Exchange {
                 meter: &member.meter.id,
                 ..*row
             };
-            match edge.journal.append(&event) {
-                Ok(_) => written.note(member.row),
-                // The member's next request writes it.
-                Err(error) => {
-                    let meter = &*member.meter.id;
-                    tracing::debug!(%error, meter, "a member's row waits for its next request");
-                }
+            if edge.journal.append(&event).is_err() {
+                edge.refusals.count_unmetered(&event);
             }
+            written.note(member.row);
         }
     }
 }

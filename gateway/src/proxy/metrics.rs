@@ -71,9 +71,9 @@ pub struct Metrics {
     by_class: [Counter; 6],
     duration: Histogram,
     refusals: HashMap<&'static str, Counter>,
-    /// Admitted requests whose event could not be written.
+    /// Rows of admitted requests that were summed, for want of room in the journal.
     pub unrecorded: Counter,
-    /// Figures on further meters that could not be written.
+    /// Figures on further meters that were.
     pub unmeasured: Counter,
 }
 

@@ -11,22 +11,25 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use orbit_meter::refusals::Refusals;
-use orbit_meter::ship::OldestOpen;
+use orbit_meter::ship::{AskOpen, Open};
 
 use super::metrics::Metrics;
-use crate::clock::Reading;
+use crate::clock::{Clock, Reading};
 
 /// Seconds for which there is room from the start.
 const SECONDS: usize = 64;
 const US_PER_SECOND: i64 = 1_000_000;
 
-/// What the shipper's watermark waits for: requests and refusals without a row.
-pub fn oldest(counts: Arc<Metrics>, refusals: Arc<Refusals>) -> OldestOpen {
+/// What the shipper's watermark waits for: requests, refusals and sums without a row. The time is that
+/// of the clock which dates events, and is read first: whatever arrives later is dated later, however
+/// the machine's own clock is set meanwhile.
+pub fn ask(counts: Arc<Metrics>, refusals: Arc<Refusals>, clock: Arc<Clock>) -> AskOpen {
     Arc::new(move || {
+        let now_us = clock.unix_us();
         // In this order: a refused request is open until it is counted among the refusals.
         let open_us = counts.oldest_open_us();
         let refused_us = refusals.oldest_us();
-        open_us.into_iter().chain(refused_us).min()
+        Open { now_us, oldest_us: open_us.into_iter().chain(refused_us).min() }
     })
 }
 

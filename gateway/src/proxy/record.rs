@@ -116,12 +116,11 @@ impl Exchange {
             upstream_us: self.answered_at.map_or(0, |at| self.micros(at)),
             ..self.blank(admission, now)
         };
-        let appended = edge.journal.append(&event);
-        if let Err(error) = &appended {
-            lost(edge, &event, error);
+        if let Err(error) = edge.journal.append(&event) {
+            lost(edge, &event, &error);
         }
         let flown = &self.flown(self.request_bytes, self.response_bytes);
-        let beside = Beside { row: &event, flown, is_written: appended.is_ok() };
+        let beside = Beside { row: &event, flown };
         let changes = self.write_figures(edge, admission, beside);
         self.write_members(edge, admission, &event);
         self.change_levels(edge, &changes);
@@ -153,7 +152,7 @@ impl Exchange {
         }
         if is_last || appended.is_ok() {
             let flown = &self.flown(request_bytes, response_bytes);
-            let beside = Beside { row: &event, flown, is_written: appended.is_ok() };
+            let beside = Beside { row: &event, flown };
             let changes = self.write_figures(edge, admission, beside);
             self.change_levels(edge, &changes);
             self.written_at(now.mono);
@@ -206,8 +205,8 @@ impl Exchange {
 }
 
 /// A row of an admitted request the journal had no room for: the operator chose so, or it is a
-/// fault worth a line. It is summed with its like until there is room; the
-/// request is still open here, so the watermark waits for the sum.
+/// fault worth a line. It is summed with its like until there is room, as are its figures and members;
+/// the request is still open here, so the watermark waits for the sum.
 fn lost(edge: &Edge, event: &Event<'_>, error: &AppendError) {
     edge.refusals.count_unmetered(event);
     edge.metrics.unrecorded.increment(1);

@@ -2,7 +2,10 @@
 
 use std::sync::{Arc, Weak};
 
+use orbit_meter::ingest::IngestIndex;
 use orbit_meter::journal::Journal;
+use orbit_meter::members::MemberStatus;
+use orbit_meter::refusals::Refusals;
 use orbit_meter::ship::ShipperHandle;
 use serde_json::json;
 
@@ -17,9 +20,14 @@ use crate::upstreams::Pools;
 const SHOWN_SERVERS: usize = 50;
 
 /// What the checks read.
-pub(super) struct Parts {
+pub(super) struct Parts<M> {
     pub(super) journal: Arc<Journal>,
+    pub(super) refusals: Arc<Refusals>,
     pub(super) on_full: OnFull,
+    /// Says how members are kept.
+    pub(super) members: M,
+    /// `None`: nothing is ingested.
+    pub(super) index: Option<Arc<IngestIndex>>,
     pub(super) storage: StorageHandle,
     pub(super) shipper: Weak<ShipperHandle>,
     pub(super) pools: Arc<Pools>,
@@ -28,32 +36,66 @@ pub(super) struct Parts {
 }
 
 /// Adds the checks of this file.
-pub(super) fn register(readiness: &Readiness, parts: Parts) {
-    let Parts { journal: events, on_full, storage, shipper, pools, alerts: told, clock } = parts;
-    readiness.register("journal", journal(events, on_full));
-    readiness.register("clickhouse", clickhouse(storage, shipper, Arc::clone(&clock)));
-    readiness.register("upstreams", upstreams(pools));
-    readiness.register("alerts", alerts(told, clock));
+pub(super) fn register<M: Fn() -> MemberStatus + Send + 'static>(
+    readiness: &Readiness,
+    parts: Parts<M>,
+) {
+    let clock = parts.clock;
+    readiness.register("journal", journal(parts.journal, parts.refusals, parts.on_full));
+    readiness.register("members", members(parts.members));
+    if let Some(index) = parts.index {
+        readiness.register("ingest", ingest(index));
+    }
+    readiness.register("clickhouse", clickhouse(parts.storage, parts.shipper, Arc::clone(&clock)));
+    readiness.register("upstreams", upstreams(parts.pools));
+    readiness.register("alerts", alerts(parts.alerts, clock));
 }
 
 /// A full journal takes the process out of rotation when it makes it refuse requests.
-fn journal(journal: Arc<Journal>, on_full: OnFull) -> impl Fn() -> Check + Send + 'static {
+fn journal(
+    journal: Arc<Journal>,
+    refusals: Arc<Refusals>,
+    on_full: OnFull,
+) -> impl Fn() -> Check + Send + 'static {
     move || {
         let status = journal.status();
         let full = journal.is_full();
-        let ok = !full && status.lost_events == 0;
+        let volatile = refusals.is_volatile();
+        let ok = !full && !volatile && status.losses == 0;
         let detail = json!({
             "full": full,
             "bytes": status.bytes,
             "max_bytes": status.max_bytes,
             "pending_events": status.pending_events,
             "lost_events": status.lost_events,
+            "losses": status.losses,
+            "refusals_volatile": volatile,
+            "uncounted": refusals.uncounted(),
             "sync_failures": status.sync_failures,
             "node": journal.node(),
             "epoch": journal.epoch(),
         });
-        // Lost events are told for ever; they are no reason to lose requests as well.
+        // Losses are told for ever; they are no reason to lose requests as well.
         Check { ok, required: full && on_full == OnFull::Refuse, detail }
+    }
+}
+
+/// Members that a restart would not know make nothing wrong while the process runs.
+fn members(
+    status: impl Fn() -> MemberStatus + Send + 'static,
+) -> impl Fn() -> Check + Send + 'static {
+    move || {
+        let MemberStatus { records, lost, has_spare } = status();
+        let detail = json!({ "records": records, "unsaved": lost, "room": has_spare });
+        Check::informing(lost == 0, detail)
+    }
+}
+
+/// Without an index no event is taken; the proxy goes on.
+fn ingest(index: Arc<IngestIndex>) -> impl Fn() -> Check + Send + 'static {
+    move || {
+        let is_there = index.is_there();
+        Check::informing(is_there, json!({ "index": is_there, "entries": index.entries() }))
     }
 }
 

@@ -41,7 +41,7 @@ pub(super) struct Watch {
 impl Watch {
     /// Watches until told to stop; returns the engine for whoever stops it.
     pub(super) fn run(mut self, stopped: &Receiver<()>) -> Option<Engine> {
-        let mut pause = CHECK_INTERVAL;
+        let mut pause = Duration::ZERO;
         while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
             pause = if self.engine_died() { self.restart() } else { CHECK_INTERVAL };
             self.check();
@@ -87,15 +87,13 @@ impl Watch {
         FIRST_PAUSE.saturating_mul(1 << doublings).min(LONGEST_PAUSE)
     }
 
-    /// Asks whether the database answers, and migrates it when it has not been yet.
+    /// Asks whether the database answers, and migrates it when it has not been yet: a migration may
+    /// take long, so one that says nothing at all is not asked for it.
     fn check(&mut self) {
-        if !self.handle.status().migrated {
-            // The failure is kept in the status and told there.
-            drop(self.migrate());
-            return;
-        }
         let ping = async { tokio::time::timeout(CHECK_TIMEOUT, self.store.ping()).await };
         match self.runtime.block_on(ping) {
+            // A failure is kept in the status and told there.
+            Ok(Ok(())) if !self.handle.status().migrated => drop(self.migrate()),
             Ok(Ok(())) => self.answered(),
             Ok(Err(error)) => self.failed(&error),
             Err(late) => self.failed(&late),

@@ -210,7 +210,7 @@ impl Gateway {
         let (counts, refusals) = (Arc::clone(&self.edge.metrics), Arc::clone(&self.edge.refusals));
         let settings = ShipSettings {
             max_delay: Duration::from_millis(50),
-            oldest_open_us: Some(open::oldest(counts, refusals)),
+            open: Some(open::ask(counts, refusals, Arc::clone(&self.clock))),
             ..ShipSettings::default()
         };
         let shipper = Shipper::start(Arc::clone(&self.journal), store, settings).unwrap();

@@ -325,7 +325,7 @@ pub(crate) async fn read_until(stream: &mut TcpStream, end: &str) -> String {
 }
 
 /// A usage database that is away.
-fn no_database() -> Store {
+pub(crate) fn no_database() -> Store {
     let url = "http://127.0.0.1:1".to_owned();
     let (user, password, database) = ("orbit".to_owned(), String::new(), "orbit".to_owned());
     Store::new(&ClickHouseSettings { url, user, password, database }).unwrap()

@@ -1,15 +1,17 @@
 //! M1/watermark: what the watermark calls complete is complete, whatever is still open.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use http::StatusCode;
-use orbit_gateway::proxy::open;
+use orbit_gateway::clock::Clock;
+use orbit_gateway::proxy::{Edge, open};
 use orbit_meter::clickhouse::{MigrateOptions, Store, testing};
 use orbit_meter::ship::{ShipSettings, Shipper};
 use orbit_policy::Nanos;
 
-use crate::harness::{Bench, Row, read_until, scripted};
+use crate::harness::{Bench, Row, no_database, read_until, scripted, upstream};
 
 const US_PER_SECOND: i64 = 1_000_000;
 
@@ -28,10 +30,11 @@ async fn m1_a_slow_request_holds_the_watermark_until_it_has_its_row() {
     let header = "HTTP/1.1 200 OK\n\n";
     let (upstream, go) = scripted(vec!["", header, "one", "two", "end"]).await;
     let bench = Bench::before(upstream, "", |edge| edge.long_answer = Nanos(0));
-    let oldest = open::oldest(Arc::clone(&bench.edge.metrics), Arc::clone(&bench.edge.refusals));
+    let Edge { metrics, refusals, clock, .. } = &*bench.edge;
+    let open = open::ask(Arc::clone(metrics), Arc::clone(refusals), Arc::clone(clock));
     let settings = ShipSettings {
         max_delay: Duration::from_millis(10),
-        oldest_open_us: Some(oldest),
+        open: Some(open),
         ..ShipSettings::default()
     };
     let store = Store::new(&engine.settings()).unwrap();
@@ -72,4 +75,38 @@ async fn m1_a_slow_request_holds_the_watermark_until_it_has_its_row() {
     assert!(!parts.is_empty(), "{rows:?}");
     assert!(parts.iter().all(|part| part.ts_us > complete_us));
     shipper.stop(Duration::from_mins(1)).unwrap();
+}
+
+/// The machine's clock is set forward by an hour, as it is after a suspend: until the gateway's own clock
+/// has followed, requests are dated by the former one, and must not be behind the watermark.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn b3_a_step_of_the_machines_clock_does_not_take_the_watermark_past_what_is_dated_before_it()
+{
+    let steps_us = Arc::new(AtomicI64::new(-3_600 * US_PER_SECOND));
+    let step_us = Arc::clone(&steps_us);
+    let machine = Clock::start();
+    let clock = Clock::following(move || machine.unix_us() + step_us.load(Ordering::Acquire));
+    let (upstream, _) = upstream().await;
+    let bench = Bench::before(upstream, "", |edge| edge.clock = Arc::new(clock));
+    let Edge { metrics, refusals, clock, .. } = &*bench.edge;
+    let open = open::ask(Arc::clone(metrics), Arc::clone(refusals), Arc::clone(clock));
+    let settings = ShipSettings { open: Some(open), ..ShipSettings::default() };
+    // Nobody takes what is shipped: an empty journal follows the clocks.
+    let shipper = Shipper::start(Arc::clone(&bench.journal), no_database(), settings).unwrap();
+    let status = || shipper.status().watermark_us;
+    let reached = async |after: Option<i64>| loop {
+        if status() > after {
+            break status();
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    // The machine's own clock, which dates nothing, is an hour ahead of it all along.
+    let before_us = reached(None).await;
+    assert!(before_us.is_some_and(|us| us < Clock::start().unix_us() - 3_500 * US_PER_SECOND));
+    // Now it follows.
+    steps_us.store(0, Ordering::Release);
+    let complete_us = reached(before_us).await;
+    bench.get("/fixed").await;
+    let row = bench.rows().pop().expect("recorded");
+    assert!(Some(row.ts_us) >= complete_us, "{row:?} is before {complete_us:?}");
 }

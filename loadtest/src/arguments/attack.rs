@@ -10,6 +10,7 @@ pub(super) const CHAOS_EXAMPLES: &str = "\
 Examples:
   loadtest chaos loadtest/scenarios/chaos*.toml --orbit target/release/orbit
   loadtest chaos loadtest/scenarios/chaos.toml --orbit target/release/orbit --duration-s 120
+  loadtest chaos loadtest/scenarios/chaos.toml --orbit target/release/orbit --on-full serve_unmetered
   loadtest chaos loadtest/scenarios/chaos.toml --orbit target/release/orbit --seed 42 --keep /tmp/x";
 pub(super) const OUTAGE_EXAMPLES: &str = "\
 Examples:
@@ -81,6 +82,12 @@ pub(crate) struct ChaosArguments {
     /// Kill ClickHouse so often [default: every 18 s].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..100_000))]
     pub(crate) clickhouse_kills: Option<u32>,
+    /// The gateway's journal.on_full.
+    #[arg(long, value_enum, default_value_t = OnFullChoice::Refuse)]
+    pub(crate) on_full: OnFullChoice,
+    /// Do not fill the disk, for which a small one is mounted: only root can do that.
+    #[arg(long)]
+    pub(crate) no_disk: bool,
 }
 
 #[derive(Args)]

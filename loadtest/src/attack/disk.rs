@@ -1,8 +1,10 @@
-//! The journal's disk is full to the last byte while ClickHouse is away, and room comes back.
+//! The disk with everything the gateway keeps is full to the last byte while ClickHouse is away; the
+//! gateway is killed and started on it; and room comes back.
 //!
 //! With `on_full = "refuse"` clients are told (503, problem `temporary-reduced-capacity`) and
 //! nothing is served that is not recorded; with `serve_unmetered` they notice nothing, and what
-//! was served without a row of its own is in a sum. In both cases it recovers by itself.
+//! was served without a row of its own is in a sum. In both cases it recovers by itself. Only the
+//! requests that the kill cuts off have no whole answer.
 
 use std::time::Duration;
 
@@ -18,7 +20,7 @@ use crate::scenario::Scenario;
 use crate::stage::disk::SmallDisk;
 use crate::stage::{Stage, StageError};
 
-use super::{AttackError, AttackReport, AuditSays, Fact, LoadSummary, Verdict, settle};
+use super::{AttackError, AttackReport, AuditSays, Fact, LoadSummary, OnFull, Seen, settle};
 
 const CALM: Duration = Duration::from_secs(3);
 /// How long the disk stays full.
@@ -30,25 +32,6 @@ const STEP: Duration = Duration::from_millis(50);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const REDUCED_CAPACITY: &str =
     "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity";
-
-/// What the gateway does when it cannot record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnFull {
-    /// It refuses.
-    Refuse,
-    /// It serves and sums.
-    ServeUnmetered,
-}
-
-impl OnFull {
-    /// As in the gateway's settings.
-    pub fn setting(self) -> &'static str {
-        match self {
-            OnFull::Refuse => "refuse",
-            OnFull::ServeUnmetered => "serve_unmetered",
-        }
-    }
-}
 
 /// Fills the disk of a stage that was built with `on_full`. The first request kind of the scenario
 /// must be one that is served.
@@ -76,7 +59,11 @@ pub async fn run(
     let noticed_s = seconds(&clock);
     load.watch_for(FULL / 2, &mut view, "the journal is full").await;
     let mut probes = vec![("while it is full", probe(stage, scenario).await?, on_full)];
-    load.watch_for(FULL / 2, &mut view, "the journal is full").await;
+    let failed_before = load.progress().failed;
+    let started_ms = restart(stage).await?;
+    load.watch_for(FULL / 2, &mut view, "started while it is full").await;
+    let cut_off = load.progress().failed - failed_before;
+    probes.push(("started while it is full", probe(stage, scenario).await?, on_full));
     drop(filler);
     stage.engine.signal(Signal::CONT);
     let clock = Clock::start();
@@ -99,20 +86,33 @@ pub async fn run(
         // What was asked beside the load may have rows as well.
         recording.record.kinds[0].aborted += probes.len() as u64;
     }
-    let mut verdict = settle(stage, scenarios, recordings, AuditSays::Clean, quiet).await?;
+    let mut verdict =
+        settle(stage, Seen::new(scenarios, recordings), AuditSays::Clean, quiet).await?;
     let wrong = probes.iter().filter_map(|(when, seen, like)| unlike(when, seen, *like)).collect();
     verdict.add("what clients are told is right", probes.len() as u64, wrong);
-    let unmetered = unmetered(stage).await?;
-    judge(&mut verdict, on_full, &summary, unmetered);
+    let (mut wrong, obeyed) = on_full.judge(stage, &summary).await?;
+    let failed = summary.failed();
+    if failed > cut_off {
+        wrong.push(format!("{} requests had no whole answer", failed - cut_off));
+    }
+    verdict.add("the setting is obeyed", summary.requests, wrong);
     let facts = [
-        ("on_full", on_full.setting().to_owned()),
         ("full", format!("after {noticed_s:.1} s without a byte of room")),
+        ("killed and started", format!("serves after {started_ms} ms; {cut_off} were cut off")),
         ("room again", format!("noticed after {recovered_s:.1} s")),
-        ("refused", format!("{} times", summary.answered(503))),
-        ("served without a row", format!("{unmetered} times, all in sums")),
     ];
-    let facts = facts.map(|(what, is)| Fact::new(what, is)).to_vec();
+    let facts = facts.map(|(what, is)| Fact::new(what, is));
+    let facts = [obeyed].into_iter().chain(facts).collect();
     Ok(AttackReport::new(format!("full disk, {}", on_full.setting()), facts, summary, verdict))
+}
+
+/// Kills the gateway and starts it again; how long it took until it served, milliseconds.
+async fn restart(stage: &mut Stage) -> Result<u64, AttackError> {
+    stage.gateway.kill().await;
+    let clock = Clock::start();
+    stage.gateway.start()?;
+    stage.gateway_serves().await?;
+    Ok(clock.now_ns() / 1_000_000)
 }
 
 fn overdue(clock: &Clock, what: &'static str) -> Result<(), AttackError> {
@@ -149,35 +149,4 @@ fn unlike(when: &str, (status, body): &(StatusCode, String), like: OnFull) -> Op
         OnFull::ServeUnmetered => *status == StatusCode::OK,
     };
     (!right).then(|| format!("{when}, a request was answered {status}: {body}"))
-}
-
-/// Requests in sums of what was served without a row.
-async fn unmetered(stage: &Stage) -> Result<u64, AttackError> {
-    let sql = "SELECT sumIf(requests, bitAnd(flags, 4) != 0) FROM usage_events FORMAT TSV";
-    let answer = stage.table.ask(sql).await?;
-    Ok(answer.trim().parse().unwrap_or(0))
-}
-
-fn judge(verdict: &mut Verdict, on_full: OnFull, summary: &LoadSummary, unmetered: u64) {
-    let refused = summary.answered(503);
-    let mut wrong = Vec::new();
-    match on_full {
-        OnFull::Refuse if refused == 0 => wrong.push("nobody was refused".to_owned()),
-        OnFull::Refuse if unmetered > 0 => {
-            wrong.push(format!("{unmetered} requests were served without a row"));
-        }
-        OnFull::ServeUnmetered if refused > 0 => {
-            wrong.push(format!("{refused} requests were refused"));
-        }
-        OnFull::ServeUnmetered if unmetered == 0 => {
-            wrong.push(
-                "nothing is in sums: the disk was not full, or it was not counted".to_owned(),
-            );
-        }
-        _ => {}
-    }
-    if summary.failed() > 0 {
-        wrong.push(format!("{} requests had no whole answer", summary.failed()));
-    }
-    verdict.add("the setting is obeyed", summary.requests, wrong);
 }

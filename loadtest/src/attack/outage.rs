@@ -15,7 +15,7 @@ use crate::report::Report;
 use crate::scenario::Scenario;
 use crate::stage::Stage;
 
-use super::{AttackError, AttackReport, AuditSays, Fact, LoadSummary, settle};
+use super::{AttackError, AttackReport, AuditSays, Fact, LoadSummary, Seen, settle};
 
 /// Load before anything happens.
 const CALM: Duration = Duration::from_secs(5);
@@ -76,7 +76,8 @@ pub async fn run(
         .flat_map(|(scenario, recording)| Report::new(scenario, &stage.target, recording).findings)
         .collect();
     let summary = LoadSummary::of(scenarios, &recordings);
-    let mut verdict = settle(stage, scenarios, recordings, AuditSays::Clean, quiet).await?;
+    let mut verdict =
+        settle(stage, Seen::new(scenarios, recordings), AuditSays::Clean, quiet).await?;
     verdict.add("no client sees an error", summary.requests, errors);
     let shipped_per_s = backlog as f64 / took_s;
     let mut wrong = Vec::new();

@@ -24,8 +24,9 @@ use crate::progress::ProgressView;
 use crate::random::Random;
 use crate::scenario::Scenario;
 use crate::stage::Stage;
+use crate::stage::settings::SYNC_INTERVAL;
 
-use super::{AttackError, AttackReport, AuditSays, Fact, LoadSummary, drain, settle};
+use super::{AttackError, AttackReport, AuditSays, Fact, LoadSummary, Seen, drain, settle};
 
 const IMAGE_BYTES: u64 = 96 << 20;
 /// The file system commits nothing that was not synced, so that the image stands still while
@@ -35,9 +36,9 @@ const CALM: Duration = Duration::from_secs(3);
 /// ClickHouse is cut off for this long before the power fails, so that there is much to lose.
 const CUT_OFF: Duration = Duration::from_secs(2);
 const AFTER: Duration = Duration::from_secs(6);
-/// Nothing older may be lost: the journal is synced every 100 ms, which takes a moment itself, on a
-/// machine that has other things to do.
-const MOST_LOST: Duration = Duration::from_secs(2);
+/// Nothing older may be lost: the journal is synced at an interval, which takes a moment itself, on a
+/// machine that has other things to do. Four intervals more than the one are for that.
+const MOST_LOST: Duration = Duration::from_millis(5 * SYNC_INTERVAL.as_millis() as u64);
 /// A count of refusals is of a second and is synced soon after.
 const REFUSALS_WAIT: Duration = Duration::from_millis(1500);
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -151,7 +152,8 @@ pub async fn run(
     let summary = LoadSummary::of(scenarios, &recordings);
     let young: u64 =
         recordings.iter_mut().map(|r| set_aside(r, lost_from_us, restarted_unix_us)).sum();
-    let mut verdict = settle(stage, scenarios, recordings, AuditSays::Loss, quiet).await?;
+    let mut verdict =
+        settle(stage, Seen::new(scenarios, recordings), AuditSays::Loss, quiet).await?;
     let lost_ms = (failed_unix_us - lost_from_us) / 1000;
     let mut wrong = Vec::new();
     if since_unix_us.is_none() {

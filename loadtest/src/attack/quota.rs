@@ -15,7 +15,7 @@ use crate::progress::ProgressView;
 use crate::scenario::Scenario;
 use crate::stage::Stage;
 
-use super::{AttackError, AttackReport, AuditSays, Fact, LoadSummary, settle};
+use super::{AttackError, AttackReport, AuditSays, Fact, LoadSummary, Seen, settle};
 
 /// Longest time until the quota is used as far as it should be before the kill.
 const USE_LIMIT: Duration = Duration::from_mins(2);
@@ -69,7 +69,8 @@ pub async fn run(
     let summary = LoadSummary::of(scenarios, &recordings);
     let answered = summary.answered(200);
     let refused = summary.answered(429);
-    let mut verdict = settle(stage, scenarios, recordings, AuditSays::Clean, quiet).await?;
+    let mut verdict =
+        settle(stage, Seen::new(scenarios, recordings), AuditSays::Clean, quiet).await?;
     let counted = counted(stage, tenant).await?;
     let mut wrong = Vec::new();
     if counted != quota {

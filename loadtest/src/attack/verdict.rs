@@ -12,7 +12,7 @@ use crate::scenario::Scenario;
 use crate::stage::{Backlog, Stage};
 use crate::{orbit_audit, projection};
 
-use super::AttackError;
+use super::{AttackError, Seen};
 
 /// A gateway without room for more events says so.
 const JOURNAL_FULL: u16 = 503;
@@ -116,15 +116,14 @@ impl Verdict {
 /// Judges a stage whose gateway has drained and ended.
 pub(super) async fn judge(
     stage: &mut Stage,
-    scenarios: &[Scenario],
-    recordings: Vec<Recording>,
+    seen: Seen<'_>,
     backlog: Backlog,
     ended: ExitStatus,
     audit: AuditSays,
 ) -> Result<Verdict, AttackError> {
-    let statuses = unexpected(scenarios, &recordings);
-    let answered = recordings.iter().map(|recording| recording.record.whole).sum();
-    let (expected, answers) = one_ledger(scenarios, recordings)?;
+    let statuses = unexpected(seen.scenarios, &seen.recordings);
+    let answered = seen.recordings.iter().map(|recording| recording.record.whole).sum();
+    let (expected, answers) = one_ledger(seen)?;
     let ledger = compare(&stage.table, Window::EVER, expected, answers).await?;
     let mut verdict = Verdict::of(&ledger);
     verdict.add("statuses are expected ones", answered, statuses);
@@ -132,10 +131,9 @@ pub(super) async fn judge(
     Ok(verdict)
 }
 
-/// What all scenarios expect and were answered, as one.
+/// What was expected and answered, as one.
 fn one_ledger(
-    scenarios: &[Scenario],
-    recordings: Vec<Recording>,
+    Seen { scenarios, recordings, beside }: Seen<'_>,
 ) -> Result<(Vec<Expectation>, Vec<Answer>), AttackError> {
     let (mut expected, mut answers) = (Vec::new(), Vec::new());
     for (scenario, recording) in scenarios.iter().zip(recordings) {
@@ -145,6 +143,11 @@ fn one_ledger(
         expected.extend(more);
         let received = recording.record.answers.unwrap_or_default();
         answers.extend(received.into_iter().map(|a| Answer { group: a.group + before, ..a }));
+    }
+    if let Some((expectation, received)) = beside {
+        let group = expected.len() as u16;
+        expected.push(expectation);
+        answers.extend(received.into_iter().map(|answer| Answer { group, ..answer }));
     }
     Ok((expected, answers))
 }

@@ -4,9 +4,10 @@ use std::io::Write;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use orbit_loadtest::attack::OnFull;
 use orbit_loadtest::attack::alerts::{self, AlertsPlan};
 use orbit_loadtest::attack::chaos::{self, schedule::Plan};
-use orbit_loadtest::attack::disk::{self as full_disk, OnFull};
+use orbit_loadtest::attack::disk as full_disk;
 use orbit_loadtest::attack::kills::{self, KillPlan};
 use orbit_loadtest::attack::outage::{self, OutagePlan};
 use orbit_loadtest::attack::power::{self, PowerDisk};
@@ -33,16 +34,19 @@ pub(crate) fn chaos(arguments: &ChaosArguments) -> Result<Outcome> {
     let (stage, quiet) = (&arguments.load.stage, arguments.load.stage.quiet);
     let place = Place::of(stage)?;
     let mut settings = place.settings(stage, 2 * MIB, 1024 * MIB)?;
-    // Not being root is no obstacle: the report says that the disk was not filled.
-    let disk = match isolate_mounts() {
+    let on_full = on_full(arguments.on_full);
+    settings.on_full = on_full.setting();
+    let disk = if arguments.no_disk {
+        None
+    } else {
+        isolate_mounts().context("only root can mount a small disk to fill; see --no-disk")?;
         // It takes some seconds of traffic and is soon full when ClickHouse is away.
-        Ok(()) => Some(small_disk(&place, 128 * MIB)?),
-        Err(_) => None,
+        Some(small_disk(&place, 160 * MIB)?)
     };
-    settings.journal = disk.as_ref().map(|disk| disk.directory().join("journal"));
+    settings.data = disk.as_ref().map(|disk| disk.directory().to_owned());
     let report = until_interrupted(async {
         let mut stage = Stage::build(&settings).await?;
-        Ok(chaos::run(&mut stage, &scenarios, &plan, disk.as_ref(), quiet).await?)
+        Ok(chaos::run(&mut stage, &scenarios, &plan, disk.as_ref(), on_full, quiet).await?)
     })?;
     finish(&report, &report.findings, stage.json.as_deref())
 }
@@ -124,19 +128,16 @@ pub(crate) fn outage(arguments: &OutageArguments) -> Result<Outcome> {
     finish(&report, &report.findings, stage.json.as_deref())
 }
 
-/// The journal's disk is full.
+/// The disk is full.
 pub(crate) fn disk(arguments: &DiskArguments) -> Result<Outcome> {
     let (scenario, _) = only_scenario(&arguments.load)?;
-    let on_full = match arguments.on_full {
-        OnFullChoice::Refuse => OnFull::Refuse,
-        OnFullChoice::ServeUnmetered => OnFull::ServeUnmetered,
-    };
+    let on_full = on_full(arguments.on_full);
     let (stage, quiet) = (&arguments.load.stage, arguments.load.stage.quiet);
     let place = Place::of(stage)?;
-    isolate_mounts().context("only root can mount a small disk for the journal")?;
-    let disk = small_disk(&place, 48 * MIB)?;
+    isolate_mounts().context("only root can mount a small disk to fill")?;
+    let disk = small_disk(&place, 80 * MIB)?;
     let mut settings = place.settings(stage, MIB / 4, 1024 * MIB)?;
-    settings.journal = Some(disk.directory().join("journal"));
+    settings.data = Some(disk.directory().to_owned());
     settings.on_full = on_full.setting();
     let report = until_interrupted(async {
         let mut stage = Stage::build(&settings).await?;
@@ -155,7 +156,7 @@ pub(crate) fn power(arguments: &PowerArguments) -> Result<Outcome> {
     let mut settings = place.settings(stage, 2 * MIB, 128 * MIB)?;
     let report = until_interrupted(async {
         let mut disk = PowerDisk::make(&place.directory).await?;
-        settings.journal = Some(disk.directory().join("journal"));
+        settings.data = Some(disk.directory().to_owned());
         let mut stage = Stage::build(&settings).await?;
         Ok(power::run(&mut stage, &scenarios, &mut disk, seed, quiet).await?)
     })?;
@@ -179,9 +180,15 @@ pub(crate) fn kills(arguments: &KillsArguments) -> Result<Outcome> {
     finish(&report, &report.findings, stage.json.as_deref())
 }
 
+fn on_full(choice: OnFullChoice) -> OnFull {
+    match choice {
+        OnFullChoice::Refuse => OnFull::Refuse,
+        OnFullChoice::ServeUnmetered => OnFull::ServeUnmetered,
+    }
+}
+
 fn small_disk(place: &Place, bytes: u64) -> Result<SmallDisk> {
-    SmallDisk::mount(&place.directory.join("disk"), bytes)
-        .context("cannot mount a small disk for the journal")
+    SmallDisk::mount(&place.directory.join("disk"), bytes).context("cannot mount a small disk")
 }
 
 fn scenarios(arguments: &LoadArguments) -> Result<Vec<Scenario>> {

@@ -44,7 +44,7 @@ impl Place {
             orbit: arguments.orbit.clone(),
             launcher: std::env::current_exe().context("cannot find this program")?,
             directory: self.directory.clone(),
-            journal: None,
+            data: None,
             segment_bytes,
             max_bytes,
             on_full: "refuse",

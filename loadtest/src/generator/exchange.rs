@@ -53,7 +53,8 @@ pub(super) async fn finished(response: Response<Incoming>, kind: &Prepared) -> O
         Ok(Read::Whole { body_bytes, kept }) => {
             let refusal = wants_refusal.then(|| Box::new(refusal(&kept)));
             let id = request_id(&head.headers);
-            Outcome::Whole(Whole { status, id, problem, body_bytes, refusal })
+            let sent_bytes = kind.body_bytes();
+            Outcome::Whole(Whole { status, id, problem, body_bytes, sent_bytes, refusal })
         }
         Ok(Read::Stopped) => Outcome::Aborted,
         Err(_) => Outcome::Failed(Failure::CutShort),

@@ -30,6 +30,11 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
+    /// Bytes of the body.
+    pub(super) fn body_bytes(&self) -> u64 {
+        self.body.len() as u64
+    }
+
     /// A copy to send: reference counts and one header map.
     pub(super) fn request(&self) -> Request<Full<Bytes>> {
         let mut request = Request::new(Full::new(self.body.clone()));

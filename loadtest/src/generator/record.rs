@@ -82,7 +82,24 @@ pub(super) struct Whole {
     /// The content type says the gateway made it (RFC 9457 problem details).
     pub(super) problem: bool,
     pub(super) body_bytes: u64,
+    /// Of the request's body.
+    pub(super) sent_bytes: u64,
     pub(super) refusal: Option<Box<Refusal>>,
+}
+
+impl Whole {
+    /// As the ledger has it.
+    pub(super) fn answer(&self, group: u16, ended_ns: u64) -> Answer {
+        Answer {
+            id: self.id,
+            group,
+            status: self.status,
+            gateway_made: self.problem,
+            request_bytes: self.sent_bytes,
+            response_bytes: self.body_bytes,
+            ended_ns,
+        }
+    }
 }
 
 /// The members of a refusal's body that say which limit refused.
@@ -233,9 +250,7 @@ impl Record {
         record.body_bytes += whole.body_bytes;
         self.whole += 1;
         if let Some(answers) = &mut self.answers {
-            let Whole { status, id, problem, .. } = whole;
-            let ended_ns = times.ended_ns;
-            answers.push(Answer { id, group: kind, status, gateway_made: problem, ended_ns });
+            answers.push(whole.answer(kind, times.ended_ns));
         }
         if end.warm {
             return;

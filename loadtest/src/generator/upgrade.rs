@@ -44,7 +44,8 @@ pub(super) async fn ask(target: &Target, kind: &Prepared) -> Outcome {
     };
     match echo(TokioIo::new(upgraded)).await {
         Ok(body_bytes) => {
-            Outcome::Whole(Whole { status: SWITCHED, id, problem, body_bytes, refusal: None })
+            let (status, sent_bytes, refusal) = (SWITCHED, body_bytes, None);
+            Outcome::Whole(Whole { status, id, problem, body_bytes, sent_bytes, refusal })
         }
         Err(_) => Outcome::Failed(Failure::CutShort),
     }

@@ -43,6 +43,9 @@ pub enum SendError {
         /// What failed last.
         last: String,
     },
+    /// There is nothing to send on.
+    #[error("cannot start a runtime")]
+    Runtime(#[source] std::io::Error),
     /// An answer that no retry will change.
     #[error("the ingest API answered {status}: {says}")]
     Refused {
@@ -170,6 +173,7 @@ impl Client {
                 let answer = self.deliver(again).await?;
                 self.judge(again, &answer, true);
             }
+            tokio::time::sleep(run.pause).await;
         }
     }
 

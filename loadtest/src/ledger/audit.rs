@@ -31,6 +31,9 @@ pub fn expectations(scenario: &Scenario) -> Result<Vec<Expectation>, NoExpectati
                 tenant: needed(&kind.tenant, &kind.name, "tenant")?,
                 app: kind.app.clone(),
                 route: needed(&kind.route, &kind.name, "route")?,
+                cost: kind.cost,
+                figure: kind.figure.clone(),
+                user: kind.user.clone(),
                 open: 0,
             })
         })

@@ -1,5 +1,4 @@
-//! RowBinary, as far as the ledger's query needs it: a row is `request_id, tenant, app, route,
-//! status, kind, flags, requests`.
+//! RowBinary, as far as the ledger's query needs it: a row is [`COLUMNS`].
 //!
 //! Bytes come from the network in pieces of any length; a row that is not complete yet is not an
 //! error, and nothing here panics on what it is given.
@@ -7,8 +6,8 @@
 use super::{RequestId, Row, RowKind};
 
 /// The columns, in the order [`row`] reads them.
-pub(super) const COLUMNS: &str =
-    "request_id, tenant, app, route, status, CAST(kind, 'Int8'), flags, requests";
+pub(super) const COLUMNS: &str = "request_id, tenant, app, route, meter, status, CAST(kind, 'Int8'), flags, requests, \
+     quantity, request_bytes, response_bytes";
 
 /// Longer strings than this are not ours: what is read is not RowBinary.
 const MAX_STRING_BYTES: u64 = 65_535;
@@ -47,6 +46,7 @@ impl<'a> Reader<'a> {
     fn row(&mut self) -> Result<Row<'a>, Stop> {
         let id = self.uuid()?;
         let (tenant, app, route) = (self.string()?, self.string()?, self.string()?);
+        let meter = self.string()?;
         let status = u16::from_le_bytes(self.array()?);
         let kind = match self.array()? {
             [1] => RowKind::Request,
@@ -55,7 +55,23 @@ impl<'a> Reader<'a> {
         };
         let [flags] = self.array()?;
         let requests = u32::from_le_bytes(self.array()?);
-        Ok(Row { id, kind, tenant, app, route, status, flags, requests })
+        let quantity_nano = i128::from_le_bytes(self.array()?);
+        let request_bytes = u64::from_le_bytes(self.array()?);
+        let response_bytes = u64::from_le_bytes(self.array()?);
+        Ok(Row {
+            id,
+            kind,
+            tenant,
+            app,
+            route,
+            meter,
+            status,
+            flags,
+            requests,
+            quantity_nano,
+            request_bytes,
+            response_bytes,
+        })
     }
 
     /// A UUID is two little-endian words, the upper first.
@@ -101,7 +117,7 @@ mod tests {
         let mut bytes = Vec::new();
         bytes.extend_from_slice(&0x0123_4567_89ab_cdef_u64.to_le_bytes());
         bytes.extend_from_slice(&0x0011_2233_4455_6677_u64.to_le_bytes());
-        for text in ["acme", "", &"r".repeat(200)] {
+        for text in ["acme", "", &"r".repeat(200), "calls"] {
             if text.len() >= 128 {
                 bytes.push(text.len() as u8 | 0x80);
                 bytes.push((text.len() >> 7) as u8);
@@ -113,6 +129,9 @@ mod tests {
         bytes.extend_from_slice(&404_u16.to_le_bytes());
         bytes.extend_from_slice(&[2, 1]);
         bytes.extend_from_slice(&77_u32.to_le_bytes());
+        bytes.extend_from_slice(&(-5_i128).to_le_bytes());
+        bytes.extend_from_slice(&6_u64.to_le_bytes());
+        bytes.extend_from_slice(&7_u64.to_le_bytes());
         bytes
     }
 
@@ -129,6 +148,8 @@ mod tests {
         assert_eq!(row.id.to_string(), "01234567-89ab-cdef-0011-223344556677");
         assert_eq!((row.tenant, row.app, row.route.len()), ("acme", "", 200));
         assert_eq!((row.status, row.kind, row.flags, row.requests), (404, RowKind::Refused, 1, 77));
+        assert_eq!((row.meter, row.quantity_nano), ("calls", -5));
+        assert_eq!((row.request_bytes, row.response_bytes), (6, 7));
     }
 
     #[test]

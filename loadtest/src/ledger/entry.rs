@@ -47,6 +47,10 @@ pub struct Answer {
     pub status: u16,
     /// The gateway made it: its body is problem details.
     pub gateway_made: bool,
+    /// Bytes of the request's body.
+    pub request_bytes: u64,
+    /// Bytes of the answer's body.
+    pub response_bytes: u64,
     /// When its last byte was here, nanoseconds on the run's clock.
     pub ended_ns: u64,
 }
@@ -60,6 +64,12 @@ pub struct Expectation {
     pub app: Option<String>,
     /// The route.
     pub route: String,
+    /// What a request of this route costs.
+    pub cost: u64,
+    /// What each request adds to a further meter: its id, and billionths.
+    pub figure: Option<(String, i128)>,
+    /// Who asks, by a name that no other kind's user has.
+    pub user: Option<String>,
     /// Requests of this kind that brought no whole answer.
     pub open: u64,
 }
@@ -88,12 +98,20 @@ pub struct Row<'a> {
     pub app: &'a str,
     /// The route.
     pub route: &'a str,
+    /// The meter.
+    pub meter: &'a str,
     /// The status of the answer.
     pub status: u16,
     /// Bit 1: the client or the upstream went away before the end.
     pub flags: u8,
     /// Requests the row stands for.
     pub requests: u32,
+    /// Billionths of the meter's unit.
+    pub quantity_nano: i128,
+    /// Bytes of request bodies.
+    pub request_bytes: u64,
+    /// Bytes of answers' bodies.
+    pub response_bytes: u64,
 }
 
 /// The rows of one writer's lane, over its whole life.

@@ -12,6 +12,9 @@ fn expectations() -> Vec<Expectation> {
             tenant: tenant.to_owned(),
             app: Some("payments".to_owned()),
             route: route.to_owned(),
+            cost: if route == "pix" { 3 } else { 1 },
+            figure: (route == "pix").then(|| ("weight".to_owned(), 2_500_000_000)),
+            user: (route == "pix").then(|| "ana".to_owned()),
             open,
         })
         .to_vec()
@@ -25,6 +28,8 @@ fn answers() -> Vec<Answer> {
             group: u16::from(number >= 50),
             status: if number < 100 { 200 } else { 429 },
             gateway_made: number >= 100,
+            request_bytes: 20,
+            response_bytes: 1000,
             ended_ns: number,
         })
         .collect()
@@ -32,8 +37,58 @@ fn answers() -> Vec<Answer> {
 
 fn request(number: u64) -> Row<'static> {
     let (tenant, route) = if number < 50 { ("acme", "pix") } else { ("globex", "cards") };
-    let (kind, app) = (RowKind::Request, "payments");
-    Row { id: id(number), kind, tenant, app, route, status: 200, flags: 0, requests: 1 }
+    Row {
+        id: id(number),
+        kind: RowKind::Request,
+        tenant,
+        app: "payments",
+        route,
+        meter: "calls",
+        status: 200,
+        flags: 0,
+        requests: 1,
+        quantity_nano: if number < 50 { 3_000_000_000 } else { 1_000_000_000 },
+        request_bytes: 20,
+        response_bytes: 1000,
+    }
+}
+
+/// What a request of acme weighs.
+fn figure(number: u64) -> Row<'static> {
+    let (request_bytes, response_bytes) = (0, 0);
+    let (meter, quantity_nano) = ("weight", 2_500_000_000);
+    let beside = Row { flags: 32, requests: 0, request_bytes, response_bytes, ..request(number) };
+    Row { meter, quantity_nano, ..beside }
+}
+
+fn member(number: u64) -> Row<'static> {
+    Row { id: id(5_000 + number), flags: 64, meter: "active_users", ..figure(0) }
+}
+
+/// More of a request, with so many bytes of its answer.
+fn part(number: u64, response_bytes: u64) -> Row<'static> {
+    let (requests, quantity_nano, request_bytes) = (0, 0, 0);
+    Row { flags: 8, requests, quantity_nano, request_bytes, response_bytes, ..request(number) }
+}
+
+/// A sum of requests of acme that had no room.
+fn sum(requests: u32) -> Row<'static> {
+    let count = u64::from(requests);
+    Row {
+        id: id(0),
+        flags: 4,
+        requests,
+        quantity_nano: i128::from(requests) * 3_000_000_000,
+        request_bytes: count * 20,
+        response_bytes: count * 1000,
+        ..request(7)
+    }
+}
+
+/// The same of what they weigh.
+fn figure_sum(requests: u32) -> Row<'static> {
+    let quantity_nano = i128::from(requests) * 2_500_000_000;
+    Row { id: id(0), flags: 4 | 32, quantity_nano, ..figure(7) }
 }
 
 fn refused(requests: u32) -> Row<'static> {
@@ -43,11 +98,12 @@ fn refused(requests: u32) -> Row<'static> {
 
 /// The rows that belong to [`answers`].
 fn rows() -> Vec<Row<'static>> {
-    (0..100).map(request).chain([refused(4), refused(6)]).collect()
+    let beside = (0..50).map(figure).chain([member(0)]);
+    (0..100).map(request).chain([refused(4), refused(6)]).chain(beside).collect()
 }
 
 fn lane() -> Lane {
-    Lane { name: (1, 1, 0), rows: 102, distinct: 102, first: 0, last: 101 }
+    Lane { name: (1, 1, 0), rows: 153, distinct: 153, first: 0, last: 152 }
 }
 
 fn compare(answers: Vec<Answer>, rows: &[Row<'_>], lane: &Lane) -> LedgerVerdict {
@@ -75,7 +131,7 @@ fn the_right_rows_are_clean_and_counted() {
     let verdict = compare(answers(), &rows(), &lane());
     assert!(verdict.is_clean(), "{verdict:?}");
     let checked: Vec<u64> = verdict.checks.iter().map(|line| line.checked).collect();
-    assert_eq!(checked, [110, 102, 0, 0, 10, 1]);
+    assert_eq!(checked, [110, 153, 0, 0, 150, 100, 1, 10, 1]);
     let lines: Vec<_> = verdict
         .groups
         .iter()
@@ -86,7 +142,8 @@ fn the_right_rows_are_clean_and_counted() {
 
 #[test]
 fn a_missing_row_is_found() {
-    let rows: Vec<_> = rows().into_iter().filter(|row| row.id != id(7)).collect();
+    let is_missing = |row: &Row<'_>| row.id == id(7) && row.flags == 0;
+    let rows: Vec<_> = rows().into_iter().filter(|row| !is_missing(row)).collect();
     assert_eq!(found(&rows), [(Check::Answers, Some(named(7)))]);
 }
 
@@ -109,9 +166,9 @@ fn a_wrong_tenant_app_route_status_or_count_is_found() {
     let breaks: [fn(&mut Row<'static>); 5] = [
         |row| row.tenant = "globex",
         |row| row.app = "crm",
-        |row| row.route = "cards",
+        |row| (row.route, row.quantity_nano) = ("cards", 1_000_000_000),
         |row| row.status = 500,
-        |row| row.requests = 2,
+        |row| (row.requests, row.quantity_nano) = (2, 6_000_000_000),
     ];
     for break_it in breaks {
         let mut rows = rows();
@@ -174,17 +231,17 @@ fn a_refusal_of_a_client_that_left_is_allowed() {
 
 #[test]
 fn more_of_a_request_belongs_to_the_row_that_counts_it() {
-    let part = |number| Row { requests: 0, flags: 8, ..request(number) };
     let mut rows = rows();
-    rows.extend([part(7), part(7)]);
+    rows.extend([part(7, 400), part(7, 0)]);
+    rows[7].response_bytes = 600;
     assert_eq!(found(&rows), []);
     rows.push(Row { id: id(1000), ..request(0) });
-    rows.push(part(1000));
+    rows.push(Row { id: id(1000), ..part(0, 9) });
     assert_eq!(found(&rows), [], "of a request without a whole answer");
-    rows.push(part(999));
+    rows.push(Row { id: id(999), ..part(0, 9) });
     assert_eq!(found(&rows), [(Check::Parts, Some(named(999)))]);
     rows.pop();
-    rows.push(Row { requests: 1, ..part(7) });
+    rows.push(Row { requests: 1, quantity_nano: 3_000_000_000, ..part(7, 0) });
     assert_eq!(found(&rows), [(Check::Parts, Some(named(7)))]);
     let rows: Vec<_> = rows.into_iter().filter(|row| row.id != id(7) || row.flags == 8).collect();
     let checks: Vec<Check> = found(&rows).into_iter().map(|(check, _)| check).collect();
@@ -192,30 +249,113 @@ fn more_of_a_request_belongs_to_the_row_that_counts_it() {
 }
 
 #[test]
-fn figures_of_further_meters_and_members_say_nothing_of_an_answer() {
-    let beside = |number, flags| Row { requests: 0, flags, ..request(number) };
+fn bytes_too_many_or_too_few_are_found() {
+    let breaks: [fn(&mut Row<'static>); 4] = [
+        |row| row.request_bytes = 19,
+        |row| row.request_bytes = 21,
+        |row| row.response_bytes = 999,
+        |row| row.response_bytes = 1001,
+    ];
+    for break_it in breaks {
+        let mut rows = rows();
+        break_it(&mut rows[7]);
+        assert_eq!(found(&rows), [(Check::Bytes, Some(named(7)))]);
+    }
     let mut rows = rows();
-    rows.extend([beside(7, 32), beside(7, 32), beside(7, 33), beside(1000, 64)]);
+    rows.push(part(60, 1));
+    assert_eq!(found(&rows), [(Check::Bytes, Some(named(60)))]);
+}
+
+#[test]
+fn quantities_too_many_or_too_few_are_found() {
+    for (place, nano) in [(7, 2_999_999_999), (60, 3_000_000_000), (109, 2_500_000_001)] {
+        let mut rows = rows();
+        rows[place].quantity_nano = nano;
+        let id = rows[place].id.to_string();
+        assert_eq!(found(&rows), [(Check::Quantities, Some(id))]);
+    }
+    let mut rows = rows();
+    rows.push(figure(7));
+    assert_eq!(found(&rows), [(Check::Doubles, Some(named(7)))]);
+    rows.retain(|row| row.id != id(7) || row.flags == 0);
+    assert_eq!(found(&rows), [(Check::Quantities, Some(named(7)))]);
+    // Of a request without a whole answer, and twice.
+    rows.push(figure(7));
+    rows.push(Row { id: id(1000), ..figure(7) });
     assert_eq!(found(&rows), []);
-    let rows: Vec<_> = rows.into_iter().filter(|row| row.id != id(7) || row.flags != 0).collect();
+    rows.push(Row { id: id(1000), ..figure(7) });
+    assert_eq!(found(&rows), [(Check::Doubles, Some(named(1000)))]);
+}
+
+#[test]
+fn a_user_without_a_row_and_a_row_without_a_user_are_found() {
+    let mut rows = rows();
+    rows.push(member(0));
+    assert_eq!(found(&rows), [], "once a day and start");
+    rows.push(member(1));
+    assert_eq!(found(&rows), [(Check::Members, None)]);
+    rows.retain(|row| row.flags != 64);
+    assert_eq!(found(&rows), [(Check::Members, None)]);
+}
+
+#[test]
+fn figures_of_further_meters_and_members_say_nothing_of_an_answer() {
+    let rows: Vec<_> = rows().into_iter().filter(|row| row.id != id(7) || row.flags != 0).collect();
     let checks: Vec<Check> = found(&rows).into_iter().map(|(check, _)| check).collect();
-    assert_eq!(checks, [Check::Answers], "they stand for no answer either");
+    assert_eq!(checks, [Check::Answers], "they stand for no answer");
+    let mut rows = rows;
+    rows.push(Row { meter: "processing", quantity_nano: 7, ..figure(7) });
+    rows.push(request(7));
+    assert_eq!(found(&rows), [], "nobody asked for that meter");
 }
 
 #[test]
 fn a_sum_of_what_was_served_without_room_stands_for_so_many_answers() {
-    let sum = |requests| Row { id: id(0), requests, flags: 4, ..request(7) };
-    let mut rows: Vec<_> = rows().into_iter().filter(|row| row.id > id(3)).collect();
-    rows.push(Row { kind: RowKind::Refused, status: 429, requests: 10, ..request(60) });
-    rows.push(sum(4));
+    let mut rows: Vec<_> =
+        rows().into_iter().filter(|row| row.id > id(3) || row.status != 200).collect();
+    let place = rows.len();
+    rows.extend([sum(4), figure_sum(4)]);
     assert_eq!(found(&rows), []);
-    rows.pop();
-    rows.push(sum(3));
-    assert_eq!(found(&rows).len(), 1, "one answer is in no row and no sum");
-    rows.pop();
+    let checks =
+        |rows: &[Row<'_>]| found(rows).into_iter().map(|(check, _)| check).collect::<Vec<_>>();
+    rows[place] = sum(3);
+    assert_eq!(checks(&rows), [Check::Answers], "one is in no row and no sum");
+    rows[place] = sum(4);
+    rows[place + 1] = figure_sum(3);
+    assert_eq!(checks(&rows), [Check::Quantities]);
+    rows[place + 1] = figure_sum(7);
+    assert_eq!(checks(&rows), [Check::Quantities], "two clients left, not three");
+    rows[place + 1] = figure_sum(4);
+    for spoil in
+        [(|row| row.response_bytes -= 1) as fn(&mut Row<'static>), |row| row.request_bytes -= 1]
+    {
+        rows[place] = sum(4);
+        spoil(&mut rows[place]);
+        assert_eq!(checks(&rows), [Check::Bytes]);
+    }
+    rows[place] = sum(4);
+    rows[place].quantity_nano += 1;
+    assert_eq!(checks(&rows), [Check::Quantities]);
     // Two clients of this tenant and route left; a third request nobody made.
-    rows.extend([sum(6), sum(1)]);
+    rows[place] = sum(6);
+    rows.push(sum(1));
     assert_eq!(found(&rows), [(Check::Others, None)]);
+}
+
+#[test]
+fn bytes_that_are_in_a_sum_are_not_missing_and_no_more_than_that() {
+    let mut rows = rows();
+    rows[7].response_bytes = 300;
+    let bytes = |response_bytes| Row { response_bytes, request_bytes: 0, ..sum(0) };
+    let place = rows.len();
+    rows.push(bytes(700));
+    assert_eq!(found(&rows), []);
+    rows[place] = bytes(699);
+    assert_eq!(found(&rows), [(Check::Bytes, Some(named(7)))]);
+    rows.pop();
+    rows[7].response_bytes = 1000;
+    rows.push(Row { tenant: "globex", route: "cards", ..bytes(1) });
+    assert_eq!(found(&rows), [(Check::Bytes, None)], "none of that tenant and route left");
 }
 
 #[test]

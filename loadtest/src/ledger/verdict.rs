@@ -35,6 +35,12 @@ pub enum Check {
     Others,
     /// Rows that are more of a request have the row that counts it.
     Parts,
+    /// Rows say as much of each meter as was used.
+    Quantities,
+    /// Rows say as many bytes as went to and fro.
+    Bytes,
+    /// Every user has a row.
+    Members,
     /// Refused rows add up to the refusals received.
     Refusals,
     /// Lanes are dense.
@@ -71,6 +77,9 @@ impl Check {
             Check::Doubles => "rows occur once",
             Check::Others => "other rows are aborts or failures",
             Check::Parts => "parts belong to a counted request",
+            Check::Quantities => "quantities are what was used",
+            Check::Bytes => "bytes are what went to and fro",
+            Check::Members => "users have their rows",
             Check::Refusals => "refusals are counted",
             Check::Sequences => "lanes are dense",
         }

@@ -9,8 +9,8 @@ use http::{HeaderName, HeaderValue, Method};
 use toml::Spanned;
 
 use super::shape::{
-    AbortAfter, AbortDocument, Document, HttpText, KeyHeaderText, LimitDocument, RateText,
-    RequestDocument, ShareDocument, SharesDocument,
+    AbortAfter, AbortDocument, Document, FigureDocument, HttpText, KeyHeaderText, LimitDocument,
+    RateText, RequestDocument, ShareDocument, SharesDocument,
 };
 use super::{
     Abort, Amount, ExpectedLimit, ExpectedShare, ExpectedShares, KeyHeader, Mistake, Protocol,
@@ -256,6 +256,11 @@ impl Check<'_> {
             tenant: document.tenant,
             app: document.app,
             route: document.route,
+            cost: document.cost,
+            figure: document.figure.map(|FigureDocument { meter, thousandths }| {
+                (meter, i128::from(thousandths) * 1_000_000)
+            }),
+            user: document.user,
         }
     }
 

@@ -57,6 +57,21 @@ pub(super) struct RequestDocument {
     pub(super) tenant: Option<String>,
     pub(super) app: Option<String>,
     pub(super) route: Option<String>,
+    #[serde(default = "one")]
+    pub(super) cost: u64,
+    pub(super) figure: Option<FigureDocument>,
+    pub(super) user: Option<String>,
+}
+
+fn one() -> u64 {
+    1
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FigureDocument {
+    pub(super) meter: String,
+    pub(super) thousandths: u32,
 }
 
 #[derive(Deserialize)]

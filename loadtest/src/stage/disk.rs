@@ -1,4 +1,4 @@
-//! A small disk for the journal, and filling it to the last byte.
+//! A small disk for what the gateway keeps, and filling it to the last byte.
 //!
 //! The disk is a tmpfs that only this process and its children see: it is gone with them, however
 //! they end. Mounting one is root's affair; without it there is no small disk, and what needs one

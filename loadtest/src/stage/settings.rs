@@ -1,7 +1,8 @@
 //! What is to be built, and the gateway's settings that follow from it.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::time::Duration;
 
 /// What is to be built.
 #[derive(Clone, Debug)]
@@ -12,8 +13,9 @@ pub struct StageSettings {
     pub launcher: PathBuf,
     /// Where everything goes; absolute, made when absent.
     pub directory: PathBuf,
-    /// Where the journal is, when not below `directory`.
-    pub journal: Option<PathBuf>,
+    /// Where the gateway keeps its journal and what limits, quotas and members are at, when not in
+    /// `directory`.
+    pub data: Option<PathBuf>,
     /// Bytes of a segment of the journal.
     pub segment_bytes: u64,
     /// Bytes the journal may take.
@@ -26,16 +28,21 @@ pub struct StageSettings {
     pub settings: String,
 }
 
+/// How often the journal is synced.
+pub(crate) const SYNC_INTERVAL: Duration = Duration::from_millis(100);
+
 /// The gateway's settings. Batches are small and soon sent, so that much is under way whenever
 /// something dies.
 pub(super) fn toml(
     settings: &StageSettings,
-    journal: &Path,
     [proxy, admin, ingest]: [SocketAddr; 3],
     database: SocketAddr,
 ) -> String {
-    let StageSettings { segment_bytes, max_bytes, on_full, .. } = settings;
-    let journal = ::toml::Value::String(journal.display().to_string());
+    let StageSettings { directory, data, segment_bytes, max_bytes, on_full, .. } = settings;
+    let data = data.as_ref().unwrap_or(directory);
+    let below = |name| ::toml::Value::String(data.join(name).display().to_string());
+    let (journal, state) = (below("journal"), below("state"));
+    let sync_interval_ms = SYNC_INTERVAL.as_millis();
     format!(
         r#"[server]
 listen = ["{proxy}"]
@@ -50,11 +57,12 @@ token_file = "ingest.token"
 paths = ["policy"]
 watch = false
 [limits]
-directory = "state"
+directory = {state}
 [journal]
 directory = {journal}
 segment_bytes = {segment_bytes}
 max_bytes = {max_bytes}
+sync_interval_ms = {sync_interval_ms}
 on_full = "{on_full}"
 [clickhouse]
 mode = "external"

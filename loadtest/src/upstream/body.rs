@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use hyper::body::{Body, Frame, SizeHint};
 use thiserror::Error;
 use tokio::time::Sleep;
@@ -26,6 +27,8 @@ pub(super) enum Payload {
     Chunks { left: u64, bytes: u64, pause: Option<Duration>, sleep: Option<Pin<Box<Sleep>>> },
     /// Announces `promised`, gives half, and breaks.
     Cut { promised: u64, given: bool, flushed: bool },
+    /// The other body, and then a field.
+    Trailed { body: Box<Payload>, trailer: Option<(HeaderName, HeaderValue)> },
 }
 
 /// The body ends here although more was announced, as asked.
@@ -51,6 +54,10 @@ impl Payload {
         let left = if bytes == 0 { 0 } else { chunks };
         let pause = pause.filter(|pause| !pause.is_zero());
         Payload::Chunks { left, bytes, pause, sleep: None }
+    }
+
+    pub(super) fn with_trailer(self, trailer: (HeaderName, HeaderValue)) -> Payload {
+        Payload::Trailed { body: Box::new(self), trailer: Some(trailer) }
     }
 
     pub(super) fn cut(promised: u64) -> Payload {
@@ -105,6 +112,16 @@ impl Body for Payload {
                 Poll::Pending
             }
             Payload::Cut { .. } => Poll::Ready(Some(Err(CutShort))),
+            Payload::Trailed { body, trailer } => {
+                match ready!(Pin::new(&mut **body).poll_frame(context)) {
+                    Some(frame) => Poll::Ready(Some(frame)),
+                    None => Poll::Ready(
+                        trailer
+                            .take()
+                            .map(|field| Ok(Frame::trailers(HeaderMap::from_iter([field])))),
+                    ),
+                }
+            }
         }
     }
 
@@ -113,6 +130,7 @@ impl Body for Payload {
             Payload::Whole(bytes) => bytes.is_none(),
             Payload::Fill { left } | Payload::Chunks { left, .. } => *left == 0,
             Payload::Cut { .. } => false,
+            Payload::Trailed { trailer, .. } => trailer.is_none(),
         }
     }
 
@@ -124,7 +142,7 @@ impl Body for Payload {
             Payload::Fill { left } | Payload::Cut { promised: left, .. } => {
                 SizeHint::with_exact(*left)
             }
-            Payload::Chunks { .. } => SizeHint::default(),
+            Payload::Chunks { .. } | Payload::Trailed { .. } => SizeHint::default(),
         }
     }
 }

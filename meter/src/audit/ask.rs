@@ -35,6 +35,7 @@ query!(BATCHES, "batches", "batches");
 query!(UNLISTED, "unlisted rows", "unlisted");
 query!(RANGES, "ranges", "ranges");
 query!(PLANS, "plans", "plans");
+query!(LANES, "lanes", "lanes");
 query!(SEQUENCES, "sequences", "sequences");
 query!(INGESTED, "ingested events", "ingested");
 query!(INGESTED_COUNT, "ingested events", "ingested_count");

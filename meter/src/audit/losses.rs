@@ -29,6 +29,8 @@ pub(super) struct Loss {
 enum Cause {
     Damaged,
     Power,
+    Header,
+    Uncounted,
 }
 
 impl Loss {
@@ -46,6 +48,8 @@ impl Loss {
         match self.cause {
             Cause::Damaged => "damaged",
             Cause::Power => "power",
+            Cause::Header => "header",
+            Cause::Uncounted => "uncounted",
         }
     }
 
@@ -61,6 +65,14 @@ impl Loss {
             Cause::Power => format!(
                 "{place}: power failed; an unknown number of events, if any, of at most the time \
                  from {since} to {until} was not yet on the disk"
+            ),
+            Cause::Header => format!(
+                "node {node}: file {first_sequence:x} of the journal had lost its header when it was \
+                 opened at {until}; nobody can say which events it held"
+            ),
+            Cause::Uncounted => format!(
+                "node {node} epoch {epoch}: at least {events} answers ({bytes} body bytes), from \
+                 {since} on, found no place to be counted in"
             ),
         }
     }

@@ -18,6 +18,8 @@ pub enum Check {
     Unlisted,
     /// What was shipped follows without gap or overlap.
     Ranges,
+    /// Everything that a node says it has shipped was.
+    Lanes,
     /// No event is there twice, and none is missing between two others.
     Sequences,
     /// No ingested event is there twice.
@@ -32,10 +34,11 @@ pub enum Check {
 
 impl Check {
     /// All, in the order they are asked.
-    pub const ALL: [Check; 8] = [
+    pub const ALL: [Check; 9] = [
         Check::Batches,
         Check::Unlisted,
         Check::Ranges,
+        Check::Lanes,
         Check::Sequences,
         Check::Ingested,
         Check::Projection,
@@ -49,6 +52,7 @@ impl Check {
             Check::Batches => "batches",
             Check::Unlisted => "unlisted",
             Check::Ranges => "ranges",
+            Check::Lanes => "lanes",
             Check::Sequences => "sequences",
             Check::Ingested => "ingested",
             Check::Projection => "projection",
@@ -62,6 +66,7 @@ impl Check {
         match self {
             Check::Batches => "batches",
             Check::Ranges => "plans",
+            Check::Lanes => "lanes",
             Check::Projection => "hours by meter",
             Check::Unlisted | Check::Sequences | Check::Ingested | Check::OpenParts => "rows",
             Check::Losses => "losses",
@@ -76,6 +81,7 @@ impl Check {
             }
             Check::Unlisted => "every row is of a batch of the manifest",
             Check::Ranges => "what was shipped follows without gap or overlap",
+            Check::Lanes => "what nodes say they have shipped is in the manifest",
             Check::Sequences => "no event is there twice, none is missing in between",
             Check::Ingested => "no ingested event is there twice",
             Check::Projection => "the projection says what the rows say",

@@ -11,10 +11,13 @@
 //!   signal should it be too busy to notice;
 //! - passwords are never in arguments, logs, errors or `Debug`;
 //! - a data directory is served by one engine at a time, and [`running()`] tells other processes
-//!   where it listens.
+//!   where it listens;
+//! - one that was served before needs not a block more to be served again: a full disk does not keep it
+//!   from starting (**M4**).
 //!
 //! Restarting after a crash is the caller's affair: [`Engine::exited`] tells.
 
+mod definitions;
 mod files;
 mod library;
 mod ports;
@@ -26,9 +29,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use files::Passwords;
+use ports::Ports;
 pub use process::Engine;
 pub use running::{Running, running};
 pub use serve::{ServeArguments, serve};
+
+use super::ClickHouseSettings;
 
 /// Database the embedded engine's users are confined to.
 pub const DATABASE: &str = "orbit";
@@ -66,6 +73,21 @@ impl EngineSettings {
             max_memory_bytes: 4 << 30,
             start_timeout: Duration::from_mins(1),
         }
+    }
+
+    /// For an engine that does not run yet: the same with free ports in place of each 0, and how to
+    /// connect to it once it runs.
+    pub fn settled(&self) -> Result<(EngineSettings, ClickHouseSettings), EngineError> {
+        let ports = Ports::pick(self.http_port, self.tcp_port)
+            .map_err(EngineError::system("find a free port"))?;
+        let connection = Passwords::prepare(&self.data)?.connection(USER, ports);
+        let settings = Self { http_port: ports.http, tcp_port: ports.tcp, ..self.clone() };
+        Ok((settings, connection))
+    }
+
+    /// Whether an engine has kept data of ours in the directory.
+    pub fn has_data(&self) -> bool {
+        self.data.join("metadata").join(DATABASE).with_extension("sql").exists()
     }
 }
 
@@ -186,6 +208,20 @@ pub enum EngineError {
 }
 
 impl EngineError {
+    /// Whether trying again may help without anybody doing anything about the program, its settings
+    /// or the passwords.
+    pub fn may_pass(&self) -> bool {
+        !matches!(
+            self,
+            Self::LibraryMissing { .. }
+                | Self::LibraryUnusable { .. }
+                | Self::NulInArgument { .. }
+                | Self::Argument { .. }
+                | Self::BadPasswordFile { .. }
+                | Self::Spawn { .. }
+        )
+    }
+
     fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
         let path = path.to_owned();
         move |source| Self::File { action, path, source }

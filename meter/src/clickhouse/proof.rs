@@ -1,15 +1,16 @@
-//! What proves that the rows are complete: the manifest of batches, and the losses that are known.
+//! What proves that the rows are complete: the manifest of batches, how far each lane was shipped, and
+//! the losses that are known.
 //!
-//! Guarantees: both are keyed by what they are about and hold nothing that depends on when or how
-//! often they are written, so that after an insert without a clear answer, or a crash, the same row
-//! is simply written again.
+//! Guarantees: all are keyed by what they are about and hold nothing that depends on how often they
+//! are written, so that after an insert without a clear answer, or a crash, the same row is simply
+//! written again.
 
 use std::sync::Arc;
 
 use super::native::Totals;
 use super::rows::Rows;
 use super::store::{Store, StoreError};
-use crate::journal::{Loss, LossCause};
+use crate::journal::{LaneKey, Loss, LossCause};
 
 /// A part of a lane, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +42,17 @@ pub struct ListedBatch {
     pub ranges: Arc<[SequenceRange]>,
     /// Sequences of these ranges that made no row in any batch of the plan.
     pub skipped: u64,
+}
+
+/// How far a lane was shipped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShippedLane {
+    /// Whose.
+    pub lane: LaneKey,
+    /// The sequence behind the last that is of a listed batch.
+    pub shipped: u64,
+    /// That batch was listed then or later, unix microseconds.
+    pub at_us: i64,
 }
 
 impl Store {
@@ -80,6 +92,21 @@ impl Store {
         self.insert_rows("usage_batches", COLUMNS, rows.into_bytes()).await
     }
 
+    /// Says how far lanes were shipped. Where less was said than before, nothing changes; saying it
+    /// again does no harm.
+    pub async fn tell_lanes(&self, lanes: &[ShippedLane]) -> Result<(), StoreError> {
+        let mut rows = Rows::default();
+        for ShippedLane { lane: LaneKey { node, epoch, lane }, shipped, at_us } in lanes {
+            rows.number(node.to_le_bytes())
+                .number(epoch.to_le_bytes())
+                .number(lane.to_le_bytes())
+                .number(shipped.to_le_bytes())
+                .number(milliseconds(*at_us));
+        }
+        const COLUMNS: &str = "node, epoch, lane, shipped, advanced_at";
+        self.insert_rows("usage_lanes", COLUMNS, rows.into_bytes()).await
+    }
+
     /// Writes losses to `usage_losses`, as of `noted_us` (unix microseconds). An error leaves
     /// unknown whether they are there; writing them again does no harm.
     pub async fn note_losses(&self, losses: &[Loss], noted_us: i64) -> Result<(), StoreError> {
@@ -90,6 +117,8 @@ impl Store {
             let cause: i8 = match cause {
                 LossCause::Damaged => 1,
                 LossCause::Power => 2,
+                LossCause::Header => 3,
+                LossCause::Uncounted => 4,
             };
             rows.number(lane.node.to_le_bytes())
                 .number(lane.epoch.to_le_bytes())

@@ -81,7 +81,7 @@ struct Migration {
     text: &'static str,
 }
 
-const MIGRATIONS: [Migration; 4] = [
+const MIGRATIONS: [Migration; 5] = [
     Migration {
         version: 1,
         name: "usage_events",
@@ -97,6 +97,11 @@ const MIGRATIONS: [Migration; 4] = [
         version: 4,
         name: "latency_view",
         text: include_str!("schema/0004_latency_view.sql"),
+    },
+    Migration {
+        version: 5,
+        name: "shipped_lanes",
+        text: include_str!("schema/0005_shipped_lanes.sql"),
     },
 ];
 

@@ -14,7 +14,9 @@
 //! | 8 | 1 when it is at rest: synced, as is the journal it speaks of |
 //!
 //! A slot is the key (two words, neither zero), epoch and lane, sequence. The key is written last:
-//! a slot without both of its words is none.
+//! a slot without both of its words is none. One that is *dead* has a bit set above its lane: its event
+//! is gone, and its key is somewhere else or nowhere; it stays where it is, for others were placed
+//! behind it.
 //!
 //! Guarantees: a file with this name is whole, because it is written under another name first; what
 //! is not ours is [`Opened::Damaged`] and never a panic.
@@ -30,6 +32,9 @@ use crate::durable::sync_directory;
 use crate::event::EventId;
 use crate::journal::LaneKey;
 use crate::words::Words;
+
+/// In the word with epoch and lane.
+const DEAD: u64 = 1 << 16;
 
 /// "ORBITIX" and the layout's number.
 const MAGIC: u64 = u64::from_be_bytes(*b"ORBITIX\x01");
@@ -91,6 +96,15 @@ pub(super) enum Step {
     Settled,
 }
 
+/// What a repair did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Repaired {
+    /// Entries without an event.
+    pub(super) lost: u64,
+    /// Entries that a search would not have found.
+    pub(super) moved: u64,
+}
+
 /// A table file as it was found.
 #[derive(Debug)]
 pub(super) enum Opened {
@@ -118,11 +132,7 @@ impl Generation {
         let path = directory.join(file_name(serial));
         let draft = path.with_extension(DRAFT_EXTENSION);
         remove(&draft)?;
-        let made = Words::open(&draft, HEADER_WORDS + slots * SLOT_WORDS);
-        let words = made.inspect_err(|_| {
-            // A full disk: whatever there is of it is not wanted, and removed at the next start.
-            drop(fs::remove_file(&draft));
-        })?;
+        let words = Words::open(&draft, HEADER_WORDS + slots * SLOT_WORDS)?;
         let generation = Generation { path, words, serial, slots };
         generation.header(0).store(MAGIC, Ordering::Relaxed);
         generation.header(SLOTS).store(slots as u64, Ordering::Relaxed);
@@ -222,11 +232,44 @@ impl Generation {
         for slot in (0..self.slots).map(|step| (home + step) & mask) {
             match self.key(slot) {
                 [0, 0] => return Place::Vacant(slot),
-                words if words == key.0 => return Place::Here,
+                words if words == key.0 && !self.is_dead(slot) => return Place::Here,
                 _ => {}
             }
         }
         Place::Nowhere
+    }
+
+    /// Makes a table whose pages are of different moments one that can be searched, where it lies: of
+    /// events that are gone the entries die, and where a page has lost entries over which a search would
+    /// have gone on, what lies behind is entered again. Repeating it after a death does no harm.
+    pub(super) fn repair(
+        &self,
+        is_gone: impl Fn(EventId) -> bool,
+        now_us: i64,
+    ) -> io::Result<Repaired> {
+        let mut repaired = Repaired::default();
+        for (slot, _, id) in self.all() {
+            if is_gone(id) {
+                self.slot(slot)[2].fetch_or(DEAD, Ordering::AcqRel);
+                repaired.lost += 1;
+            }
+        }
+        for (_, key, id) in self.all() {
+            match self.find(key) {
+                Place::Here => {}
+                Place::Vacant(slot) => {
+                    self.write(slot, key, id, &mut |_| {});
+                    repaired.moved += 1;
+                }
+                Place::Nowhere => return Err(io::ErrorKind::StorageFull.into()),
+            }
+        }
+        // The header's page is of some moment as well.
+        let in_use = (0..self.slots).filter(|slot| self.key(*slot) != [0, 0]).count();
+        self.header(ENTRIES).store(in_use as u64, Ordering::Release);
+        self.set_newest(now_us);
+        self.settle();
+        Ok(repaired)
     }
 
     /// Writes an entry into a vacant slot and leaves it announced as in flight: until
@@ -239,11 +282,17 @@ impl Generation {
         now_us: i64,
         step: &mut impl FnMut(Step),
     ) {
-        let EventId { epoch, lane, sequence, .. } = id;
         self.header(ENTRIES).store(self.entries() + 1, Ordering::Release);
         self.set_newest(now_us);
         self.header(IN_FLIGHT).store(slot as u64 + 1, Ordering::Release);
         step(Step::Announced);
+        self.write(slot, key, id, step);
+        // The event's bytes, which are no atomics, come after.
+        fence(Ordering::AcqRel);
+    }
+
+    fn write(&self, slot: usize, key: Key, id: EventId, step: &mut impl FnMut(Step)) {
+        let EventId { epoch, lane, sequence, .. } = id;
         let words = self.slot(slot);
         words[2].store(u64::from(epoch) << 32 | u64::from(lane), Ordering::Release);
         words[3].store(sequence, Ordering::Release);
@@ -252,8 +301,6 @@ impl Generation {
         step(Step::HalfNoted);
         words[1].store(key.0[1], Ordering::Release);
         step(Step::Noted);
-        // The event's bytes, which are no atomics, come after.
-        fence(Ordering::AcqRel);
     }
 
     /// The entry in flight has its event.
@@ -285,9 +332,12 @@ impl Generation {
         self.settle();
     }
 
-    /// Every whole entry.
-    pub(super) fn all(&self) -> impl Iterator<Item = (Key, EventId)> {
-        (0..self.slots).filter_map(|slot| self.entry(slot))
+    /// Every whole entry, with its slot.
+    fn all(&self) -> impl Iterator<Item = (usize, Key, EventId)> {
+        (0..self.slots).filter_map(|slot| {
+            let (key, id) = self.entry(slot)?;
+            Some((slot, key, id))
+        })
     }
 
     /// The lane an entry's event is in.
@@ -298,17 +348,7 @@ impl Generation {
 
     /// Brings everything to the disk.
     pub(super) fn sync(&self) -> io::Result<()> {
-        let synced = self.words.sync(0..self.words.len());
-        if synced.is_err() {
-            // The system takes the pages for clean now; the next attempt must not.
-            for word in self.words.all().iter().step_by(HEADER_WORDS) {
-                let value = word.load(Ordering::Relaxed);
-                let order = Ordering::Relaxed;
-                // Another value is another store, which has the same effect.
-                let _either = word.compare_exchange(value, value, order, order);
-            }
-        }
-        synced
+        self.words.sync(0..self.words.len())
     }
 
     /// Removes the file.
@@ -316,14 +356,18 @@ impl Generation {
         remove(&self.path)
     }
 
-    /// The entry in a slot, if it is whole.
+    fn is_dead(&self, slot: usize) -> bool {
+        self.slot(slot)[2].load(Ordering::Acquire) & DEAD != 0
+    }
+
+    /// The entry in a slot, if it is whole and alive.
     pub(super) fn entry(&self, slot: usize) -> Option<(Key, EventId)> {
         let key = self.key(slot);
         let words = self.slot(slot);
         let [place, sequence] = [2, 3].map(|at| words[at].load(Ordering::Relaxed));
         let (epoch, lane) = ((place >> 32) as u32, place as u16);
         let id = EventId { node: self.stamped().node, epoch, lane, sequence };
-        (key[0] != 0 && key[1] != 0).then_some((Key(key), id))
+        (key[0] != 0 && key[1] != 0 && !self.is_dead(slot)).then_some((Key(key), id))
     }
 
     fn key(&self, slot: usize) -> [u64; 2] {

@@ -29,9 +29,9 @@
 //!
 //! # After a power failure
 //! Another start of the machine than the table says, and a table that is not at rest: its pages and
-//! those of the journal show different moments. Then (`recovery`) each such table is written anew
-//! without the entries of events that are neither in the journal nor below the shipping cursor, and
-//! every ingested event that the journal still has is entered. Events the journal has forgotten are
+//! those of the journal show different moments. Then (`recovery`) each such table is repaired where it
+//! lies, so that a full disk does not stop it: entries of events that are neither in the journal nor
+//! below the shipping cursor die, and every ingested event that the journal still has is entered. Events the journal has forgotten are
 //! in the table, because [`IngestIndex::sync`] comes before the cursor moves
 //! ([`ShipSettings::before_forget`](crate::ship::ShipSettings::before_forget)). Nothing else needs the table on the
 //! disk, so nothing else syncs it.
@@ -44,7 +44,6 @@ use std::time::Duration;
 
 use super::generation::{Generation, Key, MAX_SLOTS, Place, Stamp, Step};
 use super::recovery;
-use crate::boot::BootId;
 use crate::event::{Event, EventId};
 use crate::journal::{AppendError, Journal, Position};
 use crate::ship::{self, ShipError};
@@ -61,14 +60,12 @@ pub struct IndexSettings {
     pub keep: Duration,
     /// Slots of the first table: a power of two.
     pub min_slots: usize,
-    /// The start of the machine; see [`BootId::current`].
-    pub boot: Option<BootId>,
 }
 
 impl IndexSettings {
-    /// Tables of 64 Ki slots and more, on this start of the machine.
+    /// Tables of 64 Ki slots and more.
     pub fn new(keep: Duration) -> IndexSettings {
-        IndexSettings { keep, min_slots: MIN_SLOTS, boot: BootId::current() }
+        IndexSettings { keep, min_slots: MIN_SLOTS }
     }
 
     fn keep_us(&self) -> i64 {
@@ -173,6 +170,11 @@ impl IngestIndex {
         Ok(Recorded::New(id))
     }
 
+    /// Whether there is a table to write; if not, every event is refused until the disk has room.
+    pub fn is_there(&self) -> bool {
+        locked(&self.tables).current().is_some()
+    }
+
     /// How many events are remembered.
     pub fn entries(&self) -> u64 {
         self.entries.load(Ordering::Relaxed)
@@ -250,7 +252,7 @@ impl Tables {
             return Err(io::Error::other("the index is closed"));
         }
         self.grow_if_needed(now_us)?;
-        let table = self.live.last().ok_or_else(no_table)?;
+        let table = self.current().ok_or_else(|| io::Error::from(io::ErrorKind::StorageFull))?;
         match table.find(key) {
             Place::Vacant(slot) => Ok((table, slot)),
             Place::Here | Place::Nowhere => Err(io::ErrorKind::StorageFull.into()),
@@ -260,7 +262,7 @@ impl Tables {
     /// Makes another table in time. While the disk has no room for one, the last is used to nine
     /// tenths.
     fn grow_if_needed(&mut self, now_us: i64) -> io::Result<()> {
-        let table = self.live.last().ok_or_else(no_table)?;
+        let Some(table) = self.current() else { return self.grow(now_us) };
         let (slots, entries) = (table.slots() as u64, table.entries());
         if entries < slots * 3 / 5 {
             return Ok(());
@@ -277,6 +279,12 @@ impl Tables {
             }
             grown => grown,
         }
+    }
+
+    /// The table that is written: the last one, if it is of this node. A table's entries are of one
+    /// node, for their ids do not say which.
+    pub(super) fn current(&self) -> Option<&Arc<Generation>> {
+        self.live.last().filter(|table| table.stamped().node == self.stamp.node)
     }
 
     /// Makes a table for as many entries as there are, once those too old are gone.
@@ -311,10 +319,6 @@ impl Tables {
         self.live.retain(|table| !old.contains(&table.serial()));
         Ok(())
     }
-}
-
-fn no_table() -> io::Error {
-    io::Error::other("the index has no table")
 }
 
 /// A panic elsewhere leaves the tables as a kill would, for the next start to look at; until then

@@ -1,16 +1,19 @@
 //! Bringing the tables into step with the journal at a start; what and why is told in `index`.
 //!
 //! A start that dies in here is repeated by the next: a table keeps the stamp of the opening that
-//! left it until everything that opening left in doubt is settled.
+//! left it until everything that opening left in doubt is settled. It needs no room on the disk: tables
+//! are repaired where they lie. Only where there is no table at all must one be made, and if there is no
+//! room for it, events are refused until there is.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::generation::{Generation, Key, Opened, Stamp, files};
+use super::generation::{Generation, Key, Opened, Repaired, Stamp, files};
 use super::index::{IndexError, IndexSettings, Tables};
-use crate::durable::sync_directory;
+use crate::clock;
+use crate::durable::{set_aside, sync_directory};
 use crate::event::{EventId, Flags, Kind, View};
 use crate::journal::{Journal, LaneKey};
 
@@ -24,7 +27,9 @@ pub(super) fn open(
     now_us: i64,
     shipped: impl FnOnce() -> Result<Shipped, IndexError>,
 ) -> Result<Tables, IndexError> {
-    let ours = Stamp { node: journal.node(), epoch: journal.epoch(), boot: settings.boot };
+    let began_us = clock::unix_us();
+    let boot = journal.boot();
+    let ours = Stamp { node: journal.node(), epoch: journal.epoch(), boot: boot.id };
     // Until everything is settled, what is made agrees with no start of the machine.
     let mut tables = Tables::new(journal, settings, Stamp { boot: None, ..ours });
     let directory = tables.directory().to_owned();
@@ -33,26 +38,17 @@ pub(super) fn open(
         .and_then(|()| sync_directory(journal.directory()))
         .map_err(failed)?;
     let damaged = tables.find().map_err(failed)?;
-    let doubtful: Vec<usize> = (0..tables.live.len())
-        .filter(|index| {
-            let table = &tables.live[*index];
-            let boot = table.stamped().boot;
-            !table.is_at_rest() && (boot.is_none() || boot != settings.boot)
-        })
-        .collect();
+    let is_doubtful =
+        |table: &Arc<Generation>| !table.is_at_rest() && !boot.is(table.stamped().boot);
+    let is_in_doubt = |table: &Arc<Generation>| is_doubtful(table) || table.in_flight().is_some();
     let is_new = tables.live.is_empty();
-    let is_in_doubt = |table: &Arc<Generation>| table.in_flight().is_some();
-    let shipped = if doubtful.is_empty() && !tables.live.iter().any(is_in_doubt) {
-        Shipped::new()
-    } else {
-        shipped()?
-    };
+    let has_doubtful = tables.live.iter().any(is_doubtful);
+    let must_ask = tables.live.iter().any(is_in_doubt);
+    let shipped = if must_ask { shipped()? } else { Shipped::new() };
     let witness = Witness { journal, shipped };
-    for index in 0..tables.live.len() {
-        let table = &tables.live[index];
-        if doubtful.contains(&index) {
-            let anew = rebuild(&directory, table, &witness, now_us).map_err(failed)?;
-            tables.live[index] = Arc::new(anew);
+    for table in &tables.live {
+        if is_doubtful(table) {
+            repair(table, &witness, now_us).map_err(failed)?;
         } else {
             resolve(table, &witness);
         }
@@ -65,15 +61,18 @@ pub(super) fn open(
                  would be counted again if it were sent again"
             );
         }
-        tables.grow(now_us).map_err(failed)?;
     }
-    if is_new || !doubtful.is_empty() || !damaged.is_empty() {
+    let is_there = tables.grow_for_us(now_us).map_err(failed)?;
+    if is_there && (is_new || has_doubtful || !damaged.is_empty()) {
         tables.enter_journalled(journal, now_us).map_err(failed)?;
     }
     for path in damaged {
         set_aside(&path).map_err(failed)?;
     }
     tables.take_over(ours, now_us).map_err(failed)?;
+    let took_ms = (clock::unix_us() - began_us) / 1_000;
+    let (count, entries) = (tables.live.len(), tables.entries());
+    tracing::info!(took_ms, tables = count, entries, "the index of ingested events is open");
     Ok(tables)
 }
 
@@ -89,6 +88,25 @@ impl Tables {
             }
         }
         Ok(damaged)
+    }
+
+    /// Makes a table for this node if there is none; false when the disk has no room for it.
+    fn grow_for_us(&mut self, now_us: i64) -> io::Result<bool> {
+        if self.current().is_some() {
+            return Ok(true);
+        }
+        match self.grow(now_us) {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                tracing::error!(
+                    %error,
+                    directory = ?self.directory(),
+                    "no room for an index of ingested events: none are taken until there is, and those \
+                     in the journal would be counted again if they were sent again"
+                );
+                Ok(false)
+            }
+            grown => grown.map(|()| true),
+        }
     }
 
     /// Enters every ingested event that the journal holds and the tables do not.
@@ -119,15 +137,13 @@ impl Tables {
     fn take_over(&mut self, ours: Stamp, now_us: i64) -> io::Result<()> {
         self.stamp = ours;
         self.expire(now_us)?;
-        // A table's entries are of one node: their ids do not say which.
-        if self.live.last().is_none_or(|table| table.stamped().node != ours.node) {
-            self.grow(now_us)?;
-        }
-        let Some((last, former)) = self.live.split_last() else { return Ok(()) };
-        for table in former.iter().filter(|table| !table.is_at_rest()) {
+        let current = self.current().map(|table| table.serial());
+        let is_current = |table: &Arc<Generation>| Some(table.serial()) == current;
+        for table in self.live.iter().filter(|table| !is_current(table) && !table.is_at_rest()) {
             table.sync()?;
             table.rest()?;
         }
+        let Some(last) = self.current() else { return Ok(()) };
         // What an earlier process wrote may not be on the disk yet.
         last.sync()?;
         last.stamp(ours);
@@ -165,32 +181,18 @@ fn resolve(table: &Generation, witness: &Witness<'_>) {
     }
 }
 
-/// Writes the table anew, without the events that the power failure took from the journal.
-fn rebuild(
-    directory: &Path,
-    table: &Generation,
-    witness: &Witness<'_>,
-    now_us: i64,
-) -> io::Result<Generation> {
-    let stamp = table.stamped();
-    let anew = Generation::draft(directory, table.serial(), table.slots(), stamp)?;
-    let mut lost = 0_u64;
-    for (key, id) in table.all() {
-        // Earlier openings were synced, table and journal, when this one began.
-        if id.epoch != stamp.epoch || witness.saw(id) {
-            anew.place(key, id, now_us);
-        } else {
-            lost += 1;
-        }
-    }
-    let entries = anew.entries();
-    tracing::warn!(entries, lost, "an index of ingested events was restored after a power failure");
-    anew.publish()
-}
-
-/// Keeps a file nobody can use for whoever wants to look at it.
-fn set_aside(path: &Path) -> io::Result<()> {
-    let aside = path.with_extension("damaged");
-    tracing::error!(path = ?aside, "damaged index of ingested events set aside");
-    std::fs::rename(path, aside)
+/// Settles a table after a power failure: without the events that it took from the journal.
+fn repair(table: &Generation, witness: &Witness<'_>, now_us: i64) -> io::Result<()> {
+    // Earlier openings were synced, table and journal, when this one began.
+    let epoch = table.stamped().epoch;
+    let is_gone = |id: EventId| id.epoch == epoch && !witness.saw(id);
+    let Repaired { lost, moved } = table.repair(is_gone, now_us)?;
+    let entries = table.entries();
+    tracing::warn!(
+        entries,
+        lost,
+        moved,
+        "an index of ingested events was repaired after a power failure"
+    );
+    Ok(())
 }

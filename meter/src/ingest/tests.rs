@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::generation::Step;
 use super::index::Tables;
 use super::*;
-use crate::boot::BootId;
+use crate::boot::{Boot, BootId};
 use crate::event::{Event, EventId, Flags, Kind, Method, View};
 use crate::journal::{Journal, JournalSettings, LaneKey, Position};
 
@@ -19,7 +19,7 @@ const NOW_US: i64 = 1_796_000_000_000_000;
 const DAY_US: i64 = 24 * 3600 * 1_000_000;
 const PAGE: usize = 4096;
 
-fn journal(directory: &Path) -> Arc<Journal> {
+fn journal(directory: &Path, boot: u128) -> Arc<Journal> {
     let settings = JournalSettings {
         segment_bytes: 16 * 1024,
         max_bytes: 64 << 20,
@@ -28,11 +28,12 @@ fn journal(directory: &Path) -> Arc<Journal> {
         max_lanes: 2,
         ..JournalSettings::new(directory)
     };
-    Journal::open(settings).expect("the journal opens")
+    let boot = Boot { id: Some(BootId(boot)), began_us: NOW_US };
+    Journal::open_under(settings, &boot).expect("the journal opens")
 }
 
-fn settings(boot: u128) -> IndexSettings {
-    IndexSettings { keep: Duration::from_hours(24), min_slots: 256, boot: Some(BootId(boot)) }
+fn settings() -> IndexSettings {
+    IndexSettings { keep: Duration::from_hours(24), min_slots: 256 }
 }
 
 fn id_of(key: u64) -> [u8; 16] {
@@ -118,8 +119,8 @@ struct World {
     durable: PathBuf,
 }
 
-fn open_index(world: &Arc<Journal>, boot: u128, cursors: &BTreeMap<LaneKey, u64>) -> Tables {
-    super::recovery::open(world, &settings(boot), NOW_US, || Ok(cursors.clone()))
+fn open_index(journal: &Arc<Journal>, cursors: &BTreeMap<LaneKey, u64>) -> Tables {
+    super::recovery::open(journal, &settings(), NOW_US, || Ok(cursors.clone()))
         .expect("the index opens")
 }
 
@@ -127,8 +128,8 @@ impl World {
     fn new() -> World {
         let root = tempfile::tempdir().expect("a directory");
         let home = root.path().join("0");
-        let journal = journal(&home);
-        let tables = open_index(&journal, 1, &BTreeMap::new());
+        let journal = journal(&home, 1);
+        let tables = open_index(&journal, &BTreeMap::new());
         let index = IngestIndex::with(Arc::clone(&journal), tables);
         let durable = root.path().join("durable-0");
         image(&home, &durable);
@@ -149,8 +150,8 @@ impl World {
     fn open(&mut self, home: PathBuf) {
         self.journal.close();
         self.home = home;
-        self.journal = journal(&self.home);
-        let tables = open_index(&self.journal, self.boot, &self.cursors);
+        self.journal = journal(&self.home, self.boot);
+        let tables = open_index(&self.journal, &self.cursors);
         self.index = IngestIndex::with(Arc::clone(&self.journal), tables);
         self.mark_durable();
         self.check();
@@ -400,8 +401,8 @@ fn what_was_shipped_stays_known_when_nothing_of_its_lane_is_left() {
     fs::write(&table, bytes).expect("writable");
     world.boot += 1;
     world.journal.close();
-    let journal = journal(&home);
-    let tables = open_index(&journal, world.boot, &world.cursors);
+    let journal = journal(&home, world.boot);
+    let tables = open_index(&journal, &world.cursors);
     let index = IngestIndex::with(Arc::clone(&journal), tables);
     assert!(shipped > 10 && next > shipped, "{shipped} of {next} were shipped");
     for key in 0..next {
@@ -412,8 +413,8 @@ fn what_was_shipped_stays_known_when_nothing_of_its_lane_is_left() {
 #[test]
 fn tables_grow_and_are_dropped_when_all_in_them_is_old() {
     let directory = tempfile::tempdir().expect("a directory");
-    let journal = journal(directory.path());
-    let index = IngestIndex::open(&journal, &settings(1), NOW_US).expect("opens");
+    let journal = journal(directory.path(), 1);
+    let index = IngestIndex::open(&journal, &settings(), NOW_US).expect("opens");
     for key in 0..1_000 {
         let recorded = index.record(&event(key), NOW_US).expect("room");
         assert!(matches!(recorded, Recorded::New(_)));
@@ -426,9 +427,9 @@ fn tables_grow_and_are_dropped_when_all_in_them_is_old() {
     drop(index);
     journal.close();
 
-    let journal = self::journal(directory.path());
+    let journal = self::journal(directory.path(), 1);
     let later_us = NOW_US + 2 * DAY_US;
-    let index = IngestIndex::open(&journal, &settings(1), later_us).expect("opens");
+    let index = IngestIndex::open(&journal, &settings(), later_us).expect("opens");
     assert_eq!(files(directory.path()), 1, "the last is kept, to be written");
     assert!(!index.contains(id_of(0)));
     assert!(index.contains(id_of(999)));
@@ -440,8 +441,8 @@ fn tables_grow_and_are_dropped_when_all_in_them_is_old() {
 fn a_lost_or_damaged_index_is_made_again_from_what_the_journal_has() {
     for damage in [false, true] {
         let directory = tempfile::tempdir().expect("a directory");
-        let journal = journal(directory.path());
-        let index = IngestIndex::open(&journal, &settings(1), NOW_US).expect("opens");
+        let journal = journal(directory.path(), 1);
+        let index = IngestIndex::open(&journal, &settings(), NOW_US).expect("opens");
         for key in 0..100 {
             index.record(&event(key), NOW_US).expect("room");
         }
@@ -453,11 +454,11 @@ fn a_lost_or_damaged_index_is_made_again_from_what_the_journal_has() {
         } else {
             fs::remove_file(&file).expect("there");
         }
-        let journal = self::journal(directory.path());
-        let index = IngestIndex::open(&journal, &settings(1), NOW_US).expect("opens");
+        let journal = self::journal(directory.path(), 1);
+        let index = IngestIndex::open(&journal, &settings(), NOW_US).expect("opens");
         assert!((0..100).all(|key| index.contains(id_of(key))), "damage: {damage}");
         assert_eq!(index.entries(), 100);
-        assert_eq!(file.with_extension("damaged").exists(), damage);
+        assert_eq!(file.with_extension("index.damaged").exists(), damage);
     }
 }
 
@@ -470,7 +471,7 @@ fn a_journal_without_room_leaves_no_trace_in_the_index() {
         ..JournalSettings::new(directory.path())
     };
     let journal = Journal::open(settings_of_journal).expect("opens");
-    let index = IngestIndex::open(&journal, &settings(1), NOW_US).expect("opens");
+    let index = IngestIndex::open(&journal, &settings(), NOW_US).expect("opens");
     let refused =
         (0..10_000).find(|key| index.record(&event(*key), NOW_US).is_err()).expect("full");
     assert!(!index.contains(id_of(refused)));

@@ -20,7 +20,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
     let interval = shared.settings.sync_interval;
     let rounds_to_retry = (RETRY.as_micros() / interval.as_micros().max(1)).max(1);
     let mut round = 0;
-    while !shared.is_stopping() {
+    while !shared.is_closed() {
         round += 1;
         shared.replenish(round % rounds_to_retry == 0);
         shared.sync();

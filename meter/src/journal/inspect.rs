@@ -17,7 +17,8 @@ use super::reader::ReadError;
 use super::record::Record;
 use super::recover::judge;
 use super::survey::{Candidate, survey, walk};
-use super::{Boot, JournalError, LaneKey, Loss, Position, loss, mark};
+use super::{JournalError, LaneKey, Loss, Position, loss, mark};
+use crate::boot::Boot;
 use crate::clock;
 use crate::event::View;
 
@@ -92,7 +93,7 @@ pub fn inspect(
         lanes.push(lane(*key, candidates, position.map(|(_, position)| position.sequence))?);
     }
     let spare_segments = survey.blank.len();
-    let damaged_files = survey.damaged.iter().chain(&survey.aside).cloned().collect();
+    let damaged_files = survey.without_header().cloned().collect();
     let mut losses = known.as_ref().map_or_else(Vec::new, |known| known.losses.clone());
     let mut synced_us = None;
     if let Some(known) = &known {

@@ -13,7 +13,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
 
@@ -57,11 +57,21 @@ impl Mapping {
         self.raw.advise_range(Advice::PopulateWrite, 0, self.raw.len())
     }
 
-    /// Marks the pages of `range` to be written again: after a failed sync the kernel may call them
-    /// clean although the disk never got them.
-    pub(super) fn mark_dirty(&self, range: Range<u64>) -> io::Result<()> {
-        let start = range.start as usize / PAGE_BYTES * PAGE_BYTES;
-        self.raw.advise_range(Advice::PopulateWrite, start, range.end as usize - start)
+    /// Marks the pages of `range`, all of it committed, to be written again: after a failed sync the
+    /// kernel may call them clean although the disk never got them.
+    #[allow(unsafe_code, reason = "committed bytes are written with what they are")]
+    pub(super) fn mark_dirty(&self, range: Range<u64>) {
+        assert!(range.end <= self.committed(), "only what is committed stands still");
+        let first = range.start as usize / PAGE_BYTES * PAGE_BYTES;
+        for at in (first..range.end as usize).step_by(PAGE_BYTES) {
+            // SAFETY: the byte lies inside the mapping, which lives as long as `self`, and below the
+            // committed offset, where the tail does not write any more; nobody reads rows or the
+            // identity through memory. It gets the value it has.
+            let byte = unsafe { AtomicU8::from_ptr(self.raw.as_mut_ptr().add(at)) };
+            let value = byte.load(Ordering::Relaxed);
+            let _as_it_was =
+                byte.compare_exchange(value, value, Ordering::Relaxed, Ordering::Relaxed);
+        }
     }
 
     #[allow(unsafe_code, reason = "two words of the header page are shared atomics")]

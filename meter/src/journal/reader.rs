@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use super::frame::{self, FRAME_HEAD_BYTES, Found, MAX_FRAME_BYTES, Seed};
 use super::lane::{Lane, start_of};
-use super::segment::{Extent, Segment};
+use super::segment::Segment;
 use super::{LaneKey, Loss, LossCause, Position};
 use crate::clock;
 use crate::event::EventId;
@@ -52,6 +52,7 @@ pub struct LaneReader {
     position: Position,
     open: Option<Open>,
     buffer: Vec<u8>,
+    chunk_bytes: usize,
     /// The part of `buffer` that is read from the file and not yet handed out.
     at: usize,
     filled: usize,
@@ -61,14 +62,19 @@ pub struct LaneReader {
 struct Open {
     segment: Arc<Segment>,
     file: File,
-    extent: Extent,
 }
 
 impl LaneReader {
     pub(super) fn new(lane: Arc<Lane>, position: Position) -> LaneReader {
         let seed = Seed::new(lane.key());
         // Filled when something is read: most lanes of earlier epochs are short, or never are.
-        LaneReader { lane, seed, position, open: None, buffer: Vec::new(), at: 0, filled: 0 }
+        let (buffer, chunk_bytes) = (Vec::new(), CHUNK_BYTES);
+        LaneReader { lane, seed, position, open: None, buffer, chunk_bytes, at: 0, filled: 0 }
+    }
+
+    /// For one who reads a frame and no more.
+    pub(super) fn of_one_frame(lane: Arc<Lane>, position: Position) -> LaneReader {
+        LaneReader { chunk_bytes: FRAME_HEAD_BYTES, ..LaneReader::new(lane, position) }
     }
 
     /// The lane.
@@ -126,13 +132,12 @@ impl LaneReader {
         if self.open.is_none() && !self.open_next()? {
             return Ok(false);
         }
-        let open = self.open.as_mut().expect("just opened");
-        open.extent = open.segment.extent();
-        let left = open.extent.end.saturating_sub(self.position.offset);
+        let open = self.open.as_ref().expect("just opened");
+        let left = open.segment.extent().end.saturating_sub(self.position.offset);
         if left < needed as u64 {
             return Ok(false);
         }
-        let wanted = left.min(CHUNK_BYTES as u64) as usize;
+        let wanted = left.min(self.chunk_bytes.max(needed) as u64) as usize;
         let offset = self.position.offset;
         if self.buffer.len() < wanted {
             self.buffer.resize(wanted, 0);
@@ -158,8 +163,7 @@ impl LaneReader {
             offset: 0,
             source,
         })?;
-        let extent = segment.extent();
-        self.open = Some(Open { segment, file, extent });
+        self.open = Some(Open { segment, file });
         Ok(true)
     }
 
@@ -168,8 +172,10 @@ impl LaneReader {
     #[cold]
     fn leave(&mut self) -> bool {
         let Some(open) = &self.open else { return false };
-        let torn = self.position.offset < open.extent.end.min(open.segment.claimed_end());
-        if !open.extent.is_final {
+        // Now, and not when it was last read: the segment may have been left meanwhile.
+        let extent = open.segment.extent();
+        let torn = self.position.offset < extent.end.min(open.segment.claimed_end());
+        if !extent.is_final {
             if torn {
                 let (lane, position) = (self.lane.key(), self.position);
                 tracing::error!(?lane, ?position, "unreadable frame in the segment being written");

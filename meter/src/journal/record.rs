@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Boot, JournalError, Loss, loss};
+use super::{JournalError, Loss, loss};
+use crate::boot::{Boot, BootId};
 use crate::slots::{Slots, SlotsError};
 
 const NAME: &str = "identity";
@@ -33,8 +34,8 @@ pub(super) struct Known {
     pub(super) node: u32,
     /// The latest opening.
     pub(super) epoch: u32,
-    /// The machine's run it happened in.
-    pub(super) boot: String,
+    /// The machine's run it happened in; nothing where that was not known.
+    boot: String,
     /// When, unix microseconds.
     pub(super) opened_us: i64,
     /// It ended with everything on the disk.
@@ -49,6 +50,13 @@ pub(super) struct Record {
     directory: PathBuf,
     slots: Slots,
     known: Known,
+}
+
+impl Known {
+    /// The machine's run of the latest opening.
+    pub(super) fn boot(&self) -> Option<BootId> {
+        BootId::parse(&self.boot)
+    }
 }
 
 impl Record {
@@ -99,7 +107,7 @@ impl Record {
     ) -> Result<(), JournalError> {
         let mut known = self.known.clone();
         known.epoch = known.epoch.max(seen) + 1;
-        known.boot.clone_from(&boot.id);
+        known.boot = boot.id.map_or_else(String::new, |id| id.to_string());
         known.opened_us = opened_us;
         known.is_closed = false;
         loss::add(&mut known.losses, found.iter().copied());
@@ -112,15 +120,20 @@ impl Record {
         self.store(Known { is_closed: true, ..self.known.clone() })
     }
 
+    /// Keeps a loss, or as how much more it turned out.
+    pub(super) fn add(&mut self, loss: Loss) -> io::Result<()> {
+        self.change(|known| loss::add(&mut known.losses, [loss]))
+    }
+
     /// Somebody else keeps these now.
     pub(super) fn forget(&mut self, noted: &[Loss]) -> io::Result<()> {
-        let is_noted = |loss: &Loss| noted.iter().any(|one| one.is_of(loss));
-        if !self.known.losses.iter().any(is_noted) {
-            return Ok(());
-        }
+        self.change(|known| loss::remove(&mut known.losses, noted))
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut Known)) -> io::Result<()> {
         let mut known = self.known.clone();
-        known.losses.retain(|loss| !is_noted(loss));
-        self.store(known)
+        change(&mut known);
+        if known == self.known { Ok(()) } else { self.store(known) }
     }
 
     fn store(&mut self, known: Known) -> io::Result<()> {
@@ -161,8 +174,8 @@ mod tests {
     use super::super::{LaneKey, LossCause};
     use super::*;
 
-    fn boot(id: &str) -> Boot {
-        Boot { id: id.to_owned(), began_us: 0 }
+    fn boot(id: u128) -> Boot {
+        Boot { id: Some(BootId(id)), began_us: 0 }
     }
 
     fn open(directory: &Path) -> Record {
@@ -173,15 +186,15 @@ mod tests {
     fn each_opening_raises_the_epoch_of_the_same_node() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let mut first = open(directory.path());
-        first.raise(0, &boot("a"), 1, &[]).expect("writable");
+        first.raise(0, &boot(1), 1, &[]).expect("writable");
         let mut second = open(directory.path());
         assert_eq!((second.known().epoch, second.known().is_closed), (1, false));
-        second.raise(9, &boot("b"), 2, &[]).expect("writable");
+        second.raise(9, &boot(2), 2, &[]).expect("writable");
         second.close().expect("writable");
         let third = open(directory.path());
         assert_eq!(third.known().node, first.known().node);
         assert_eq!((third.known().epoch, third.known().is_closed), (10, true));
-        assert_eq!((third.known().boot.as_str(), third.known().opened_us), ("b", 2));
+        assert_eq!((third.known().boot(), third.known().opened_us), (Some(BootId(2)), 2));
     }
 
     #[test]
@@ -214,10 +227,17 @@ mod tests {
         };
         let torn = Loss { cause: LossCause::Damaged, events: 3, ..loss };
         let mut record = open(directory.path());
-        record.raise(0, &boot("a"), 1, &[loss, torn]).expect("writable");
-        record.raise(0, &boot("a"), 1, &[Loss { until_us: 99, ..loss }]).expect("writable");
+        record.raise(0, &boot(1), 1, &[loss, torn]).expect("writable");
+        record.raise(0, &boot(1), 1, &[Loss { until_us: 99, ..loss }]).expect("writable");
         assert_eq!(open(directory.path()).known().losses, [loss, torn]);
         record.forget(&[loss]).expect("writable");
         assert_eq!(open(directory.path()).known().losses, [torn]);
+        // It grows meanwhile: what is noted is less than what is known.
+        let more = Loss { events: 5, ..torn };
+        record.add(more).expect("writable");
+        record.forget(&[torn]).expect("writable");
+        assert_eq!(open(directory.path()).known().losses, [more]);
+        record.forget(&[more]).expect("writable");
+        assert_eq!(open(directory.path()).known().losses, []);
     }
 }

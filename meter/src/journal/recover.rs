@@ -19,9 +19,10 @@ use super::lane::Lane;
 use super::reader::ReadError;
 use super::record::Known;
 use super::segment::Segment;
-use super::survey::{ASIDE, Candidate, Survey, walk};
-use super::{Boot, JournalError, LaneKey, Loss, LossCause, Position, mark};
-use crate::durable::sync_directory;
+use super::survey::{Candidate, Survey, serial, walk};
+use super::{JournalError, LaneKey, Loss, LossCause, Position, mark};
+use crate::boot::Boot;
+use crate::durable::{set_aside, sync_directory};
 
 /// What is to be done, and what is lost.
 #[derive(Debug)]
@@ -78,15 +79,23 @@ pub(super) fn judge(
     now_us: i64,
 ) -> Result<Judged, JournalError> {
     let outage = outage(directory, last, boot, now_us)?;
-    let Survey { lanes, blank, damaged, next_serial, .. } = survey;
-    let mut judged = Judged {
-        lanes: BTreeMap::new(),
-        blank,
-        damaged,
-        losses: Vec::new(),
-        scanned_bytes: 0,
-        next_serial,
+    let Survey { lanes, mut blank, mut damaged, headless, next_serial, .. } = survey;
+    // A power failure may take a header that was not synced, and never one that was: its rows are of
+    // the time of which each lane tells a loss.
+    if outage.is_some() { &mut blank } else { &mut damaged }.extend(headless);
+    let header_lost = |path: &PathBuf| Loss {
+        lane: LaneKey { node: last.node, epoch: 0, lane: Loss::NO_LANE },
+        first_sequence: serial(path).unwrap_or(0),
+        events: 0,
+        bytes: 0,
+        cause: LossCause::Header,
+        since_us: 0,
+        until_us: now_us,
     };
+    let losses = damaged.iter().map(header_lost).collect();
+    let lanes_left = BTreeMap::new();
+    let mut judged =
+        Judged { lanes: lanes_left, blank, damaged, losses, scanned_bytes: 0, next_serial };
     for (key, candidates) in lanes {
         let is_latest = (key.node, key.epoch) == (last.node, last.epoch);
         let outage = outage.filter(|_| is_latest);
@@ -102,7 +111,7 @@ fn outage(
     boot: &Boot,
     now_us: i64,
 ) -> Result<Option<Outage>, JournalError> {
-    if last.is_closed || last.boot == boot.id {
+    if last.is_closed || boot.is(last.boot()) {
         return Ok(None);
     }
     let failed = |source| JournalError::Io { path: directory.to_owned(), source };
@@ -194,10 +203,7 @@ impl Judged {
             remove(path)?;
         }
         for path in &self.damaged {
-            let aside = path.with_extension(ASIDE);
-            let done = fs::rename(path, &aside);
-            done.map_err(|source| JournalError::Io { path: path.clone(), source })?;
-            tracing::error!(path = ?aside, "segment with a damaged header set aside");
+            set_aside(path).map_err(|source| JournalError::Io { path: path.clone(), source })?;
         }
         for (key, Remains { whole, last, empty, .. }) in self.lanes {
             for path in &empty {

@@ -7,12 +7,13 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use rustix::fs::{FallocateFlags, fallocate};
 
 use super::header::{HEADER_BYTES, Header, Hint, PAGE_BYTES};
+use super::locked;
 use super::mapping::{Mapping, Tail};
 use crate::durable::sync_directory;
 
@@ -73,7 +74,7 @@ impl Spare {
             header,
             bytes: self.bytes,
             body: Body::Live { mapping: self.mapping, sealed: AtomicBool::new(false) },
-            synced: AtomicU64::new(0),
+            synced: Mutex::new(Synced { end: 0, failed_end: 0 }),
         };
         (Arc::new(segment), self.tail)
     }
@@ -109,8 +110,18 @@ pub(super) struct Segment {
     header: Header,
     bytes: u64,
     body: Body,
-    /// Offset below which the disk has it all.
-    synced: AtomicU64,
+    /// Held while syncing: the system tells of a failure once, and whoever syncs beside it must not
+    /// take that for success.
+    synced: Mutex<Synced>,
+}
+
+/// What the disk has of a segment.
+#[derive(Debug)]
+struct Synced {
+    /// Offset below which it has it all.
+    end: u64,
+    /// Offset up to which a failed sync left pages that the system takes for clean; 0: none.
+    failed_end: u64,
 }
 
 #[derive(Debug)]
@@ -139,7 +150,7 @@ impl Segment {
         end: u64,
         hint: Hint,
     ) -> Segment {
-        let synced = AtomicU64::new(u64::MAX);
+        let synced = Mutex::new(Synced { end: u64::MAX, failed_end: 0 });
         Segment { path, header, bytes, body: Body::Former { end, hint }, synced }
     }
 
@@ -197,24 +208,24 @@ impl Segment {
     /// Brings everything committed so far to the disk. Returns the bytes that had been missing.
     pub(super) fn sync(&self) -> io::Result<u64> {
         let Body::Live { mapping, .. } = &self.body else { return Ok(0) };
+        let mut synced = locked(&self.synced);
         let end = mapping.committed();
-        let synced = self.synced.load(Ordering::Acquire);
-        if synced >= end {
+        if synced.end >= end {
             return Ok(0);
         }
-        let start = synced / PAGE_BYTES as u64 * PAGE_BYTES as u64;
-        // Rows first: the header's committed offset should not promise rows that are not there.
-        let done = mapping
-            .sync(start.max(HEADER_BYTES as u64)..end)
-            .and_then(|()| mapping.sync(0..HEADER_BYTES as u64));
-        if let Err(error) = done {
+        let start = synced.end / PAGE_BYTES as u64 * PAGE_BYTES as u64;
+        if synced.failed_end > 0 {
             // The header as well: without it the rows belong to nobody.
-            mapping.mark_dirty(0..HEADER_BYTES as u64)?;
-            mapping.mark_dirty(start..end)?;
-            return Err(error);
+            mapping.mark_dirty(0..HEADER_BYTES as u64);
+            mapping.mark_dirty(start..synced.failed_end);
         }
-        self.synced.fetch_max(end, Ordering::AcqRel);
-        Ok(end - synced)
+        synced.failed_end = end;
+        // Rows first: the header's committed offset should not promise rows that are not there.
+        mapping.sync(start.max(HEADER_BYTES as u64)..end)?;
+        mapping.sync(0..HEADER_BYTES as u64)?;
+        let bytes = end - synced.end;
+        *synced = Synced { end, failed_end: 0 };
+        Ok(bytes)
     }
 
     pub(super) fn remove(&self) -> io::Result<()> {

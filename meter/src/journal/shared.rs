@@ -16,7 +16,8 @@ use super::reader::LaneReader;
 use super::record::{Identity, Record};
 use super::recover::{Recovered, judge};
 use super::survey::survey;
-use super::{AppendError, Boot, JournalError, JournalSettings, LaneKey, Loss, locked, loss};
+use super::{AppendError, JournalError, JournalSettings, LaneKey, Loss, locked, loss};
+use crate::boot::Boot;
 use crate::clock;
 use crate::durable::sync_directory;
 use crate::event::View;
@@ -33,6 +34,7 @@ pub(super) struct Shared {
     pub(super) id: u64,
     pub(super) settings: JournalSettings,
     pub(super) identity: Identity,
+    pub(super) boot: Boot,
     pub(super) pool: Pool,
     live: Mutex<Vec<Arc<Lane>>>,
     /// Live lanes that no thread has.
@@ -70,6 +72,7 @@ impl Shared {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             settings,
             identity,
+            boot: *boot,
             pool: Pool::new(directory, segment_bytes, max_bytes, bytes, next_serial),
             live: Mutex::new(Vec::new()),
             free: Mutex::new(Vec::new()),
@@ -94,10 +97,6 @@ impl Shared {
 
     pub(super) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
-    }
-
-    pub(super) fn is_stopping(&self) -> bool {
-        self.is_closed()
     }
 
     /// A lane for a thread: one given back, else a new one, else the least shared.
@@ -260,6 +259,12 @@ impl Shared {
         losses
     }
 
+    pub(super) fn tell_loss(&self, loss: Loss) -> io::Result<()> {
+        let stored = locked(&self.record).add(loss);
+        loss::add(&mut locked(&self.losses), [loss]);
+        stored
+    }
+
     pub(super) fn losses_noted(&self, noted: &[Loss]) -> io::Result<()> {
         locked(&self.record).forget(noted)
     }
@@ -267,7 +272,7 @@ impl Shared {
     /// Event time of the oldest frame, lane by lane, that is not acknowledged; of all, the lowest.
     pub(super) fn oldest_pending_ts_us(&self) -> Option<i64> {
         let first_ts_us = |lane: &Arc<Lane>| {
-            let mut reader = LaneReader::new(Arc::clone(lane), lane.acknowledged());
+            let mut reader = LaneReader::of_one_frame(Arc::clone(lane), lane.acknowledged());
             let frame = reader.read().ok()??;
             View::decode(frame.row).ok().map(|row| row.ts_us())
         };

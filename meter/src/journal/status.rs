@@ -35,8 +35,10 @@ pub struct JournalStatus {
     pub synced_us: i64,
     /// Syncs that failed since opening.
     pub sync_failures: u64,
-    /// Events that were written and can no longer be read.
+    /// Events that are known to be lost.
     pub lost_events: u64,
+    /// Losses that are known; of some nobody knows how many events they are.
+    pub losses: u64,
     /// No room is guaranteed.
     pub is_full: bool,
 }
@@ -44,6 +46,7 @@ pub struct JournalStatus {
 impl Shared {
     /// Everything that needs no reading.
     pub(super) fn status(&self) -> JournalStatus {
+        let losses = self.losses();
         let mut status = JournalStatus {
             bytes: self.pool.bytes(),
             max_bytes: self.settings.max_bytes,
@@ -59,7 +62,8 @@ impl Shared {
             synced_bytes: self.synced_bytes.load(Ordering::Relaxed),
             synced_us: self.synced_us.load(Ordering::Relaxed),
             sync_failures: self.sync_failures.load(Ordering::Relaxed),
-            lost_events: self.losses().iter().map(|loss| loss.events).sum(),
+            lost_events: losses.iter().map(|loss| loss.events).sum(),
+            losses: losses.len() as u64,
             is_full: self.pool.is_full(),
         };
         for lane in self.lanes() {

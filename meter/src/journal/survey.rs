@@ -17,9 +17,7 @@ use super::lane::{Lane, start_of};
 use super::reader::{Frame, LaneReader, ReadError};
 use super::segment::{EXTENSION, Segment};
 use super::{JournalError, LaneKey, Position, SegmentError};
-
-/// How a segment with a damaged header is called once it is set aside.
-pub(super) const ASIDE: &str = "damaged";
+use crate::durable::ASIDE;
 
 /// A segment file that has an owner.
 #[derive(Debug, Clone)]
@@ -40,13 +38,26 @@ pub(super) struct Survey {
     pub(super) blank: Vec<PathBuf>,
     /// Segments whose header is damaged: nobody can say which events they hold.
     pub(super) damaged: Vec<PathBuf>,
+    /// Segments with rows and a header page of zeros.
+    pub(super) headless: Vec<PathBuf>,
     /// The same, set aside by an earlier opening.
     pub(super) aside: Vec<PathBuf>,
     /// Above the serial number of every segment.
     pub(super) next_serial: u64,
 }
 
+/// The number in a segment's name, also when it is set aside.
+pub(super) fn serial(path: &Path) -> Option<u64> {
+    let name = path.file_name()?.to_str()?;
+    u64::from_str_radix(name.split('.').next()?, 16).ok()
+}
+
 impl Survey {
+    /// Segments that belong to nobody.
+    pub(super) fn without_header(&self) -> impl Iterator<Item = &PathBuf> {
+        self.damaged.iter().chain(&self.headless).chain(&self.aside)
+    }
+
     /// The highest epoch of `node` that any segment carries; 0 when none does.
     pub(super) fn last_epoch(&self, node: u32) -> u32 {
         let of_node = self.lanes.keys().filter(|key| key.node == node);
@@ -62,7 +73,10 @@ pub(super) fn survey(directory: &Path) -> Result<Survey, JournalError> {
         let path = entry.map_err(failed)?.path();
         match path.extension().and_then(|extension| extension.to_str()) {
             Some(EXTENSION) => survey.take_in(path)?,
-            Some(ASIDE) => survey.aside.push(path),
+            Some(ASIDE) if serial(&path).is_some() => {
+                survey.number(&path);
+                survey.aside.push(path);
+            }
             _ => {}
         }
     }
@@ -74,12 +88,14 @@ pub(super) fn survey(directory: &Path) -> Result<Survey, JournalError> {
 }
 
 impl Survey {
+    fn number(&mut self, path: &Path) {
+        let next = serial(path).map_or(0, |serial| serial.saturating_add(1));
+        self.next_serial = self.next_serial.max(next);
+    }
+
     fn take_in(&mut self, path: PathBuf) -> Result<(), JournalError> {
-        let serial = path.file_stem().and_then(|stem| stem.to_str());
-        if let Some(serial) = serial.and_then(|stem| u64::from_str_radix(stem, 16).ok()) {
-            self.next_serial = self.next_serial.max(serial + 1);
-        }
-        let (page, bytes) = match read_page(&path) {
+        self.number(&path);
+        let Head { page, bytes, has_rows } = match read_head(&path) {
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(source) => return Err(JournalError::Io { path, source }),
@@ -96,6 +112,7 @@ impl Survey {
                 let candidate = Candidate { path, header, bytes, hint };
                 self.lanes.entry(header.lane).or_default().push(candidate);
             }
+            Ok(Page::Blank) if has_rows => self.headless.push(path),
             Ok(Page::Blank) => self.blank.push(path),
             Err(SegmentError::Header) => self.damaged.push(path),
             Err(source @ SegmentError::Layout { .. }) => {
@@ -106,15 +123,30 @@ impl Survey {
     }
 }
 
-/// The header page, if the file is long enough to have one, and the file's length.
-fn read_page(path: &Path) -> io::Result<(Option<[u8; HEADER_BYTES]>, u64)> {
+/// The beginning of a segment's file.
+struct Head {
+    /// The header page, if the file is long enough to have one.
+    page: Option<[u8; HEADER_BYTES]>,
+    /// The file's length.
+    bytes: u64,
+    /// Whether something was written behind it: a frame's length is not 0.
+    has_rows: bool,
+}
+
+fn read_head(path: &Path) -> io::Result<Head> {
     let file = File::open(path)?;
     let bytes = file.metadata()?.len();
-    let mut page = [0; HEADER_BYTES];
-    match file.read_exact_at(&mut page, 0) {
-        Ok(()) => Ok((Some(page), bytes)),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok((None, bytes)),
-        Err(error) => Err(error),
+    let (mut page, mut length) = ([0; HEADER_BYTES], [0; 4]);
+    let page = is_read(file.read_exact_at(&mut page, 0))?.then_some(page);
+    let is_longer = is_read(file.read_exact_at(&mut length, HEADER_BYTES as u64))?;
+    Ok(Head { page, bytes, has_rows: is_longer && length != [0; 4] })
+}
+
+/// Whether there were as many bytes.
+fn is_read(read: io::Result<()>) -> io::Result<bool> {
+    match read {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        other => other.map(|()| true),
     }
 }
 

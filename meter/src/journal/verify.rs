@@ -83,8 +83,8 @@ pub fn verify(
 ) -> Result<Verification, JournalError> {
     let survey = survey(directory)?;
     let mut verification = Verification::default();
-    for path in survey.damaged.into_iter().chain(survey.aside) {
-        verification.note(path, 0, None, Fault::Header);
+    for path in survey.without_header() {
+        verification.note(path.clone(), 0, None, Fault::Header);
     }
     let total = survey.lanes.values().flatten().map(|candidate| candidate.bytes).sum();
     for candidates in survey.lanes.values() {

@@ -7,13 +7,14 @@
 //! | a row the journal holds | written: nothing | dropped |
 //! | a row it does not hold | to be written | dropped |
 //!
-//! After a power failure, slots and journal are each as they were at some moment before. A count is
+//! After a power failure, slots and journal are each as they were at some moment before. A total is
 //! written when its second is over without waiting for the disk, so its slot may well be older than
 //! its row: dropped, never doubled. One that waits is announced on the disk before it is written,
 //! so while it waits there it was not.
 
 use super::group::Group;
-use super::slot::{Note, Slot};
+use super::key::Total;
+use super::slot::{Note, Slot, next_version};
 use super::table::Table;
 use crate::event::EventId;
 
@@ -21,61 +22,75 @@ use crate::event::EventId;
 #[derive(Debug, Default)]
 pub(super) struct Recovered {
     pub(super) groups: Vec<Group>,
-    /// Slots without a count, the first ones last.
+    /// Slots without a total, the first ones last.
     pub(super) free: Vec<u32>,
-    tally: Tally,
+    pub(super) tally: Tally,
 }
 
 /// Requests by what becomes of them.
 #[derive(Debug, Default)]
-struct Tally {
+pub(super) struct Tally {
     kept: u64,
     written: u64,
     dropped: u64,
-    damaged_slots: u64,
+    /// Totals, or the last that was added to one, that nobody can read although the machine ran on.
+    pub(super) damaged: u64,
 }
 
-/// Settles every slot. Dying in it is harmless: what was settled is found settled, and the rest is
-/// as it was, for nothing is shipped before it is done.
-pub(super) fn recover(table: &Table, same_run: bool, holds: impl Fn(EventId) -> bool) -> Recovered {
+/// Settles every slot; `same_run` are the files that were used in this run of the machine. Dying in it
+/// is harmless: what was settled is found settled, and the rest is as it was, for nothing is shipped
+/// before it is done.
+pub(super) fn recover(
+    table: &Table,
+    same_run: &[u32],
+    holds: impl Fn(EventId) -> bool,
+) -> Recovered {
     let mut recovered = Recovered::default();
     let tally = &mut recovered.tally;
-    for index in (0..table.slots() as u32).rev() {
-        let slot = table.slot(index);
-        match slot.read() {
-            Ok(Some(left)) => {
-                let requests = u64::from(left.count);
-                let is_written = matches!(left.note, Note::Row(id) if holds(id));
-                let is_believed = same_run || left.note == Note::Waiting;
-                if is_believed && !is_written {
-                    if left.note != Note::Waiting {
-                        slot.forget_note();
+    for number in table.files().rev() {
+        let same_run = same_run.contains(&number);
+        for index in table.slots_of(number).rev() {
+            let slot = table.slot(index);
+            match slot.read() {
+                Ok(Some(left)) => {
+                    let requests = u64::from(left.total.requests);
+                    let is_written = matches!(left.note, Note::Row(id) if holds(id));
+                    let is_believed = same_run || left.note == Note::Waiting;
+                    if is_believed && !is_written {
+                        tally.damaged += u64::from(same_run && left.is_behind);
+                        if left.note != Note::Waiting {
+                            slot.forget_note();
+                        }
+                        tally.kept += requests;
+                        recovered.groups.push(Group::resume(left, index));
+                        continue;
                     }
-                    tally.kept += requests;
-                    recovered.groups.push(Group::resume(left, index));
-                    continue;
+                    *if is_written { &mut tally.written } else { &mut tally.dropped } += requests;
+                    // Without a note it would be believed.
+                    slot.set(next_version(left.version), &Total::NOTHING, left.checksum);
+                    slot.forget_note();
                 }
-                *if is_written { &mut tally.written } else { &mut tally.dropped } += requests;
+                Ok(None) => slot.forget_note(),
+                Err(_) => {
+                    tally.damaged += u64::from(same_run);
+                    empty(slot);
+                }
             }
-            Ok(None) => {}
-            Err(_) => tally.damaged_slots += 1,
+            recovered.free.push(index);
         }
-        empty(slot);
-        recovered.free.push(index);
     }
     recovered.tally.log();
     recovered
 }
 
-/// The count goes first: without a note it would be believed.
 fn empty(slot: Slot<'_>) {
-    slot.clear_count();
+    slot.wipe();
     slot.forget_note();
 }
 
 impl Tally {
     fn log(&self) {
-        let &Tally { kept, written, dropped, damaged_slots } = self;
+        let &Tally { kept, written, dropped, damaged } = self;
         if kept + written > 0 {
             tracing::info!(kept, written, "counts of an earlier process were found");
         }
@@ -85,8 +100,8 @@ impl Tally {
                 "the machine went down: refusals counted in its last second or two are dropped"
             );
         }
-        if damaged_slots > 0 {
-            tracing::error!(damaged_slots, "damaged counts of refusals are dropped");
+        if damaged > 0 {
+            tracing::error!(damaged, "damaged counts are dropped");
         }
     }
 }

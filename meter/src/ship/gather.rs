@@ -3,7 +3,8 @@
 //! Guarantees: the same ranges always make the same rows in the same batches; lanes of earlier
 //! epochs come first; no live lane is starved by another, and one that cannot be read holds up no
 //! other. A frame that is no row is left out and told as a loss. A gathering is of the lanes of one
-//! node, so that its batches are.
+//! node, so that its batches are, and of at most [`MAX_RANGES`] of them, so that its plan fits in the
+//! blocks that the state's files have from the start.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,6 +17,8 @@ use crate::event::{EventId, View};
 use crate::journal::{Frame, Journal, LaneKey, LaneReader, Loss, LossCause, Position, ReadError};
 
 const US_PER_DAY: i64 = 86_400_000_000;
+/// Parts of lanes that one plan has at most.
+pub(super) const MAX_RANGES: usize = 64;
 
 /// Reads what is committed and not planned.
 pub(super) struct Gatherer {
@@ -26,6 +29,8 @@ pub(super) struct Gatherer {
     readers: BTreeMap<LaneKey, LaneReader>,
     /// Former lanes read to their end.
     ended: BTreeSet<LaneKey>,
+    /// The live lane whose turn was the last, when not all could have one.
+    last_turn: Option<LaneKey>,
     blocks: Months,
     /// Frames read and left out since the last gathering.
     left_out: Vec<Loss>,
@@ -46,6 +51,8 @@ pub(super) struct Gathered {
     pub(super) failures: u64,
     /// Frames that are no rows.
     pub(super) losses: Vec<Loss>,
+    /// There are more lanes to read from than a plan may have ranges.
+    pub(super) is_cut: bool,
 }
 
 impl Gatherer {
@@ -60,6 +67,7 @@ impl Gatherer {
             starts: planned,
             readers: BTreeMap::new(),
             ended: BTreeSet::new(),
+            last_turn: None,
             blocks: Months::default(),
             left_out: Vec::new(),
         }
@@ -68,12 +76,13 @@ impl Gatherer {
     /// Events committed and not planned, as far as known without reading them.
     pub(super) fn waiting(&self) -> u64 {
         let lanes = self.journal.lanes().into_iter().filter(|key| !self.ended.contains(key));
-        let waiting = lanes.map(|key| {
-            let next = self.journal.next_sequence(key).unwrap_or(0);
-            let from = self.starts.get(&key).copied().or_else(|| self.journal.acknowledged(key));
-            next.saturating_sub(from.map_or(0, |position| position.sequence))
-        });
-        waiting.sum()
+        lanes.map(|key| self.waiting_in(key)).sum()
+    }
+
+    fn waiting_in(&self, key: LaneKey) -> u64 {
+        let next = self.journal.next_sequence(key).unwrap_or(0);
+        let from = self.starts.get(&key).copied().or_else(|| self.journal.acknowledged(key));
+        next.saturating_sub(from.map_or(0, |position| position.sequence))
     }
 
     /// Former lanes of which it is not known yet that they are read to their end.
@@ -90,8 +99,13 @@ impl Gatherer {
             self.journal.lanes().into_iter().partition(|key| self.journal.is_live(*key));
         // Whose lanes this gathering is of. A directory has had two nodes if it lost its identity.
         let mut node = None;
+        let mut ranges = 0;
         for key in former {
             if self.blocks.rows >= self.max_rows || node.is_some_and(|node| node != key.node) {
+                break;
+            }
+            if ranges == MAX_RANGES {
+                gathered.is_cut = true;
                 break;
             }
             if self.ended.contains(&key) {
@@ -108,10 +122,12 @@ impl Gatherer {
             }
             if self.has_read(key, &ends) {
                 node = Some(key.node);
+                ranges += 1;
             }
         }
         if node.is_none_or(|node| node == self.journal.node()) {
-            self.read_in_turns(live, &mut ends, &mut gathered);
+            let turn = self.turn(live, MAX_RANGES - ranges, &mut gathered);
+            self.read_in_turns(turn, &mut ends, &mut gathered);
         }
         if ends.keys().any(|key| self.has_read(*key, &ends)) {
             gathered.ranges = self.ranges(ends);
@@ -124,6 +140,19 @@ impl Gatherer {
     fn has_read(&self, key: LaneKey, ends: &BTreeMap<LaneKey, Position>) -> bool {
         let (start, end) = (self.starts.get(&key), ends.get(&key));
         start.zip(end).is_some_and(|(start, end)| start.sequence < end.sequence)
+    }
+
+    /// Of the live lanes with something to read, as many as there may be; others the next time.
+    fn turn(&mut self, live: Vec<LaneKey>, most: usize, gathered: &mut Gathered) -> Vec<LaneKey> {
+        let mut turn: Vec<_> = live.into_iter().filter(|key| self.waiting_in(*key) > 0).collect();
+        if turn.len() > most {
+            gathered.is_cut = true;
+            let next = turn.partition_point(|key| self.last_turn.is_some_and(|last| *key <= last));
+            turn.rotate_left(next);
+            turn.truncate(most);
+            self.last_turn = turn.last().copied().or(self.last_turn);
+        }
+        turn
     }
 
     /// Gives each lane a share of the room that is left, until it is gone or the lanes are empty.

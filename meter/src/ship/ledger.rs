@@ -12,11 +12,15 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::ShipError;
-use crate::journal::{Journal, LaneKey, Loss, Position};
+use crate::clickhouse::proof::ShippedLane;
+use crate::journal::{Journal, LaneKey, Loss, Position, loss};
 use crate::slots::Slots;
 
 pub(super) const NAME: &str = "shipping";
 const VERSION: u32 = 1;
+/// Lanes of which it is remembered how far they were shipped: those of the last few hundred openings.
+/// ClickHouse has been told of all.
+const MOST_SHIPPED: usize = 1024;
 
 /// A part of a lane: the frames from `start` up to the sequence of `end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +61,9 @@ struct Cursor {
     position: Position,
 }
 
+/// Node, epoch and lane, the sequence below which it was shipped, and when the last of that was.
+type Shipped = (u32, u32, u16, u64, i64);
+
 /// The durable part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct State {
@@ -72,6 +79,9 @@ struct State {
     /// Not in ClickHouse yet.
     #[serde(default)]
     losses: Vec<Loss>,
+    /// Lanes that were shipped from, whether they are still here or not; the latest first.
+    #[serde(default)]
+    shipped: Vec<Shipped>,
 }
 
 /// The state, its file, and the journal it is about.
@@ -80,8 +90,8 @@ pub(super) struct Ledger {
     journal: Arc<Journal>,
     slots: Slots,
     state: State,
-    /// Pending plans of which everything is acknowledged.
-    done: BTreeSet<u64>,
+    /// Pending plans of which everything is acknowledged, and when each was listed.
+    done: BTreeMap<u64, i64>,
     /// Former lanes whose last frame is in a plan, or was before the cursor.
     exhausted: BTreeSet<LaneKey>,
     /// Taken over from the journal, which tells them as long as it is open.
@@ -102,7 +112,7 @@ impl Ledger {
             }
             state
         };
-        let (done, exhausted) = (BTreeSet::new(), BTreeSet::new());
+        let (done, exhausted) = (BTreeMap::new(), BTreeSet::new());
         let mut ledger = Ledger { journal, slots, state, done, exhausted, told: Vec::new() };
         if ledger.has_news() {
             ledger.persist().map_err(|source| ShipError::State { source })?;
@@ -164,7 +174,7 @@ impl Ledger {
         self.note_losses(&news);
         self.slots.store(&text(&self.state))?;
         if !news.is_empty() {
-            self.told.extend(&news);
+            loss::add(&mut self.told, news.iter().copied());
             self.journal.losses_noted(&news)?;
         }
         Ok(())
@@ -182,12 +192,7 @@ impl Ledger {
 
     /// Takes losses in, each place once; they are kept once `persist` succeeded.
     pub(super) fn note_losses(&mut self, losses: &[Loss]) {
-        let place = |loss: &Loss| (loss.lane, loss.first_sequence, loss.cause);
-        for loss in losses {
-            if !self.state.losses.iter().any(|known| place(known) == place(loss)) {
-                self.state.losses.push(*loss);
-            }
-        }
+        loss::add(&mut self.state.losses, losses.iter().copied());
     }
 
     /// Losses that ClickHouse may not have yet.
@@ -197,7 +202,26 @@ impl Ledger {
 
     /// ClickHouse has these.
     pub(super) fn forget_losses(&mut self, listed: &[Loss]) {
-        self.state.losses.retain(|loss| !listed.contains(loss));
+        loss::remove(&mut self.state.losses, listed);
+    }
+
+    /// How far lanes were shipped, as far as it is remembered.
+    pub(super) fn shipped(&self) -> Vec<ShippedLane> {
+        let lane = |&(node, epoch, lane, shipped, at_us): &Shipped| ShippedLane {
+            lane: LaneKey { node, epoch, lane },
+            shipped,
+            at_us,
+        };
+        self.state.shipped.iter().map(lane).collect()
+    }
+
+    /// Plans come in the order of their ranges, and each with the time at which it was listed itself:
+    /// the audit looks for a lane's last plan from then on.
+    fn note_shipped(&mut self, range: &Range, at_us: i64) {
+        let LaneKey { node, epoch, lane } = range.lane;
+        self.state.shipped.retain(|one| (one.0, one.1, one.2) != (node, epoch, lane));
+        self.state.shipped.insert(0, (node, epoch, lane, range.end.sequence, at_us));
+        self.state.shipped.truncate(MOST_SHIPPED);
     }
 
     /// A batch is to be sent again under a token never used; valid once `persist` succeeded.
@@ -211,22 +235,21 @@ impl Ledger {
         fresh
     }
 
-    /// Every batch of the plan is acknowledged and listed: the cursor moves over all plans so far that are,
-    /// once `persist` succeeded.
-    pub(super) fn complete(&mut self, number: u64) {
-        self.done.insert(number);
+    /// Every batch of the plan is acknowledged, and was listed at `at_us`: the cursor moves over all
+    /// plans so far that are, once `persist` succeeded.
+    pub(super) fn complete(&mut self, number: u64, at_us: i64) {
+        self.done.insert(number, at_us);
         while let Some(plan) = self.state.pending.front() {
-            if !self.done.remove(&plan.number) {
-                return;
-            }
+            let Some(at_us) = self.done.remove(&plan.number) else { return };
+            let Some(plan) = self.state.pending.pop_front() else { return };
             for range in &plan.ranges {
                 let cursors = &mut self.state.cursors;
                 match cursors.iter_mut().find(|cursor| cursor.lane == range.lane) {
                     Some(cursor) => cursor.position = range.end,
                     None => cursors.push(Cursor { lane: range.lane, position: range.end }),
                 }
+                self.note_shipped(range, at_us);
             }
-            self.state.pending.pop_front();
         }
     }
 
@@ -288,6 +311,7 @@ fn fresh() -> io::Result<State> {
         cursors: Vec::new(),
         pending: VecDeque::new(),
         losses: Vec::new(),
+        shipped: Vec::new(),
     })
 }
 
@@ -302,5 +326,32 @@ fn parse(bytes: &[u8]) -> Result<State, ShipError> {
         Ok(state)
     } else {
         Err(ShipError::Version { found: state.version, known: VERSION })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::JournalSettings;
+
+    /// Plans are listed as they are delivered, and complete in their order.
+    #[test]
+    fn m3_a_lane_is_as_far_as_its_last_plan_and_since_that_was_listed() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let journal = Journal::open(JournalSettings::new(directory.path())).expect("opens");
+        let mut ledger = Ledger::open(journal).expect("opens");
+        let lane = LaneKey { node: 1, epoch: 2, lane: 3 };
+        let at = |sequence| Position { segment: 0, offset: 0, sequence };
+        for (number, from, to) in [(0, 0, 320), (1, 320, 360), (2, 360, 400)] {
+            let ranges = vec![Range { lane, start: at(from), end: at(to) }];
+            ledger.register(Plan { number, ranges, batches: Vec::new() });
+        }
+        let shipped = |shipped, at_us| vec![ShippedLane { lane, shipped, at_us }];
+        ledger.complete(1, 1_000);
+        assert_eq!(ledger.shipped(), []);
+        ledger.complete(0, 2_000);
+        assert_eq!(ledger.shipped(), shipped(360, 1_000));
+        ledger.complete(2, 3_000);
+        assert_eq!(ledger.shipped(), shipped(400, 3_000));
     }
 }

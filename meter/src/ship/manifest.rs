@@ -5,7 +5,8 @@
 //! a repeat after a crash writes the same again.
 //!
 //! Guarantees (M3): no cursor passes a plan that is not listed, so the journal never forgets what
-//! the manifest does not tell; a loss is there before the batches that have a gap because of it.
+//! the manifest does not tell; a loss is there before the batches that have a gap because of it; how
+//! far a lane was shipped is told after the batches that say so.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex};
@@ -17,7 +18,7 @@ use super::locked;
 use super::progress::Progress;
 use crate::clickhouse::Store;
 use crate::clickhouse::native::{Totals, start_of_month};
-use crate::clickhouse::proof::{ListedBatch, SequenceRange};
+use crate::clickhouse::proof::{ListedBatch, SequenceRange, ShippedLane};
 use crate::clock;
 use crate::journal::Loss;
 
@@ -32,6 +33,15 @@ pub(super) struct Delivered {
 impl Delivered {
     pub(super) fn rows(&self) -> u64 {
         self.totals.iter().map(|totals| totals.rows).sum()
+    }
+
+    fn lanes(&self, at_us: i64) -> impl Iterator<Item = ShippedLane> {
+        let ranges = self.plan.ranges.iter();
+        ranges.map(move |range| ShippedLane {
+            lane: range.lane,
+            shipped: range.end.sequence,
+            at_us,
+        })
     }
 
     fn batches(&self) -> impl Iterator<Item = ListedBatch> {
@@ -78,14 +88,27 @@ pub(super) struct Listing {
     pub(super) max_backoff: Duration,
 }
 
+/// What was listed.
+pub(super) struct Listed {
+    pub(super) delivered: Vec<Delivered>,
+    pub(super) losses: Vec<Loss>,
+    /// When the batches were, unix microseconds.
+    pub(super) at_us: i64,
+}
+
 impl Listing {
-    /// Returns when everything is there: the plans, and the losses that were told.
-    pub(super) async fn run(self) -> (Vec<Delivered>, Vec<Loss>) {
+    /// Returns when everything is there: the plans, how far their lanes were shipped with them, and
+    /// the losses that were told.
+    pub(super) async fn run(self) -> Listed {
         let losses = locked(&self.ledger).losses().to_vec();
         self.insist(|| self.store.note_losses(&losses, clock::unix_us())).await;
         let batches: Vec<_> = self.delivered.iter().flat_map(Delivered::batches).collect();
-        self.insist(|| self.store.list_batches(&batches, clock::unix_us())).await;
-        (self.delivered, losses)
+        let at_us = clock::unix_us();
+        self.insist(|| self.store.list_batches(&batches, at_us)).await;
+        // After the batches: whoever finds a lane told of finds its plans.
+        let lanes: Vec<_> = self.delivered.iter().flat_map(|one| one.lanes(at_us)).collect();
+        self.insist(|| self.store.tell_lanes(&lanes)).await;
+        Listed { delivered: self.delivered, losses, at_us }
     }
 
     async fn insist<F, E>(&self, attempt: impl Fn() -> F)

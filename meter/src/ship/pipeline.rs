@@ -15,14 +15,14 @@ use super::backoff::Backoff;
 use super::deliver::{Delivery, Knowledge, persist};
 use super::gather::{Gathered, Gatherer, rebuild};
 use super::ledger::{Ledger, Plan};
-use super::manifest::{Delivered, Listing};
+use super::manifest::{Delivered, Listed, Listing};
 use super::progress::{Progress, Reached};
 use super::report::Reporter;
 use super::watermark::Watermarks;
-use super::{Control, ShipSettings, blocking, locked};
+use super::{Control, Open, ShipSettings, blocking, locked};
 use crate::clickhouse::{EncodedBlock, Store};
 use crate::clock;
-use crate::journal::{Journal, Loss};
+use crate::journal::Journal;
 
 /// How often waiting events are looked for: a load of atomics per lane.
 const TICK: Duration = Duration::from_millis(25);
@@ -30,8 +30,8 @@ const TICK: Duration = Duration::from_millis(25);
 const MARK_INTERVAL: Duration = Duration::from_secs(1);
 /// Threads read their clocks this much before what they do shows, at most.
 const CLOCK_SLACK_US: i64 = 1_000_000;
-/// Plans that may wait for their place in the manifest; with those in flight, as many as fit in the
-/// blocks that the state's files have from the start.
+/// Plans that may wait for their place in the manifest. With those in flight, and as many ranges as a
+/// plan may have, they fit in the blocks that the state's files have from the start (`slots`).
 const MAX_UNLISTED: usize = 8;
 
 pub(super) struct Pipeline {
@@ -55,11 +55,13 @@ struct Work {
     deliveries: JoinSet<Delivered>,
     /// To be listed in the manifest, next and now.
     delivered: Vec<Delivered>,
-    listing: Option<JoinHandle<(Vec<Delivered>, Vec<Loss>)>>,
+    listing: Option<JoinHandle<Listed>>,
     /// How many are being listed.
     listed: usize,
     /// Since when events wait, and since when none could be gathered.
     waiting_since: Option<Instant>,
+    /// More waits than the last plan could take.
+    is_behind: bool,
     watermarks: Watermarks,
     marked_at: Option<Instant>,
 }
@@ -67,6 +69,15 @@ struct Work {
 impl Work {
     fn unlisted(&self) -> usize {
         self.delivered.len() + self.listed
+    }
+}
+
+impl Open {
+    /// The event time below which everything is journalled, when it was `now_us` by another clock,
+    /// which may have been set since this one was read. Clocks are read up to [`CLOCK_SLACK_US`]
+    /// before what is dated by them is journalled.
+    fn horizon_us(&self, now_us: i64) -> i64 {
+        now_us.min(self.now_us - CLOCK_SLACK_US).min(self.oldest_us.unwrap_or(i64::MAX))
     }
 }
 
@@ -80,6 +91,7 @@ impl Pipeline {
         let mut reporter = Reporter::new(
             self.store.clone(),
             Arc::clone(&self.journal),
+            Arc::clone(&self.ledger),
             self.settings.report_interval,
             restored_us,
         );
@@ -96,6 +108,7 @@ impl Pipeline {
             listing: None,
             listed: 0,
             waiting_since: None,
+            is_behind: false,
             watermarks: Watermarks::new(restored_us),
             marked_at: None,
         };
@@ -178,7 +191,8 @@ impl Pipeline {
             return false;
         }
         let since = *work.waiting_since.get_or_insert_with(Instant::now);
-        waiting >= self.settings.max_rows as u64
+        work.is_behind
+            || waiting >= self.settings.max_rows as u64
             || since.elapsed() >= self.settings.max_delay
             || self.control.flushing.load(Ordering::Acquire) > 0
     }
@@ -190,6 +204,7 @@ impl Pipeline {
         (gatherer, gathered, plan): (Gatherer, Gathered, Option<Plan>),
     ) {
         work.gatherer = Some(gatherer);
+        work.is_behind = gathered.is_cut;
         if gathered.failures > 0 {
             self.progress.note_failure(&UnreadableLanes(gathered.failures));
         }
@@ -245,13 +260,14 @@ impl Pipeline {
     }
 
     /// Everything of these plans is in ClickHouse and in its manifest.
-    async fn listed(&self, work: &mut Work, (plans, losses): (Vec<Delivered>, Vec<Loss>)) {
+    async fn listed(&self, work: &mut Work, listed: Listed) {
+        let Listed { delivered: plans, losses, at_us } = listed;
         work.listed = 0;
         self.before_forget().await;
         {
             let mut ledger = locked(&self.ledger);
             for delivered in &plans {
-                ledger.complete(delivered.plan.number);
+                ledger.complete(delivered.plan.number, at_us);
             }
             ledger.forget_losses(&losses);
             ledger.set_watermark(work.watermarks.overall_us());
@@ -298,7 +314,7 @@ impl Pipeline {
         work.marked_at = Some(Instant::now());
         let now_us = clock::unix_us();
         // Before the lanes are looked at: see `Watermarks::mark`.
-        let time_us = (now_us - CLOCK_SLACK_US).min(self.oldest_open_us());
+        let time_us = self.open().horizon_us(now_us - CLOCK_SLACK_US);
         let lanes = self.journal.lanes();
         let former_remain = lanes.iter().any(|key| !self.journal.is_live(*key));
         let live = || lanes.iter().copied().filter(|key| self.journal.is_live(*key));
@@ -313,33 +329,41 @@ impl Pipeline {
             overall_us: work.watermarks.overall_us(),
             lanes: work.watermarks.lanes().collect(),
         };
-        reporter.report(now_us, &reached);
+        reporter.report(now_us, &reached).await;
         self.progress.set_reached(reached);
-        let (events, bytes) = self.journal.pending();
-        self.progress.publish(now_us, work.deliveries.len(), events, bytes);
+        let journal = Arc::clone(&self.journal);
+        let status = blocking(move || journal.status()).await;
+        self.progress.publish(now_us, work.deliveries.len(), &status);
         let has_news = locked(&self.ledger).has_news();
         if has_news {
             persist(&self.ledger, &self.progress, self.settings.max_backoff).await;
         }
     }
 
-    /// What no watermark may pass: the arrival of the oldest request that is not journalled yet.
-    fn oldest_open_us(&self) -> i64 {
-        let open_us = self.settings.oldest_open_us.as_ref().and_then(|oldest| oldest());
-        open_us.unwrap_or(i64::MAX)
+    /// What is not journalled yet; without anybody to ask, everything is as soon as it arrives.
+    fn open(&self) -> Open {
+        let now = || Open { now_us: clock::unix_us(), oldest_us: None };
+        self.settings.open.as_ref().map_or_else(now, |open| open())
     }
 
-    /// Whether nothing is left that only this node knows of.
+    /// Whether nothing is left that only this node knows of: not in the journal, nor on its way into
+    /// it.
     fn is_empty(&self) -> bool {
+        let is_open = self.open().oldest_us.is_some();
         let ledger = locked(&self.ledger);
-        self.journal.pending().0 == 0 && ledger.pending().is_empty() && ledger.losses().is_empty()
+        !is_open
+            && self.journal.pending().0 == 0
+            && ledger.pending().is_empty()
+            && ledger.losses().is_empty()
+            && !ledger.has_news()
     }
 
     /// The last word of a node that was stopped with everything shipped: nothing it has not shipped
     /// is older than this moment.
     async fn take_leave(&self, work: Work, reporter: Reporter) {
         let now_us = clock::unix_us();
-        let overall_us = work.watermarks.overall_us().max(Some(now_us.min(self.oldest_open_us())));
+        let horizon_us = self.open().horizon_us(now_us);
+        let overall_us = work.watermarks.overall_us().max(Some(horizon_us));
         let lanes = work.watermarks.lanes().map(|(key, _)| (key, overall_us)).collect();
         {
             let ledger = Arc::clone(&self.ledger);

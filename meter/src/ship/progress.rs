@@ -9,7 +9,7 @@ use metrics::{Counter, Gauge, Histogram};
 
 use super::locked;
 use crate::causes::with_causes;
-use crate::journal::LaneKey;
+use crate::journal::{JournalStatus, LaneKey};
 
 /// Failures in a row are logged at these counts and then every so many.
 const LOG_EVERY: u64 = 100;
@@ -41,6 +41,7 @@ struct Handles {
     in_flight: Gauge,
     lag_events: Gauge,
     lag_bytes: Gauge,
+    oldest_age_seconds: Gauge,
     watermark_seconds: Gauge,
     watermark_age_seconds: Gauge,
     batch_rows: Histogram,
@@ -95,11 +96,13 @@ impl Progress {
     }
 
     /// Once a second or so: gauges.
-    pub(super) fn publish(&self, now_us: i64, in_flight: usize, events: u64, bytes: u64) {
+    pub(super) fn publish(&self, now_us: i64, in_flight: usize, journal: &JournalStatus) {
         let handles = &self.handles;
         handles.in_flight.set(in_flight as f64);
-        handles.lag_events.set(events as f64);
-        handles.lag_bytes.set(bytes as f64);
+        handles.lag_events.set(journal.pending_events as f64);
+        handles.lag_bytes.set(journal.pending_bytes as f64);
+        let age_us = journal.oldest_pending_ts_us.map_or(0, |oldest_us| now_us - oldest_us);
+        handles.oldest_age_seconds.set(age_us.max(0) as f64 / 1e6);
         if let Some(overall_us) = self.reached().overall_us {
             handles.watermark_seconds.set(overall_us as f64 / 1e6);
             handles.watermark_age_seconds.set((now_us - overall_us).max(0) as f64 / 1e6);
@@ -145,6 +148,10 @@ impl Handles {
         metrics::describe_gauge!("orbit_ship_lag_events", "Events not acknowledged");
         metrics::describe_gauge!("orbit_ship_lag_bytes", "Bytes not acknowledged");
         metrics::describe_gauge!(
+            "orbit_ship_oldest_age_seconds",
+            "Age of the oldest event not acknowledged, by its event time; 0 when there is none"
+        );
+        metrics::describe_gauge!(
             "orbit_ship_watermark_seconds",
             "Event time below which everything is acknowledged, unix seconds"
         );
@@ -158,6 +165,7 @@ impl Handles {
             in_flight: metrics::gauge!("orbit_ship_in_flight"),
             lag_events: metrics::gauge!("orbit_ship_lag_events"),
             lag_bytes: metrics::gauge!("orbit_ship_lag_bytes"),
+            oldest_age_seconds: metrics::gauge!("orbit_ship_oldest_age_seconds"),
             watermark_seconds: metrics::gauge!("orbit_ship_watermark_seconds"),
             watermark_age_seconds: metrics::gauge!("orbit_ship_watermark_age_seconds"),
             batch_rows: metrics::histogram!("orbit_ship_plan_rows"),

@@ -20,6 +20,7 @@ async fn m2_m3_a_whole_table_is_clean() {
     let rows = 2 * ROWS.unsigned_abs();
     assert_eq!(checked(Check::Batches), 10, "one of four plans is in two months");
     assert_eq!(checked(Check::Ranges), 8);
+    assert_eq!(checked(Check::Lanes), 4);
     for check in [Check::Unlisted, Check::Sequences] {
         assert_eq!(checked(check), rows, "{check:?}");
     }
@@ -163,6 +164,38 @@ async fn m3_every_damage_to_the_manifest_is_named() {
     }));
 }
 
+/// What no gap shows: what is missing at the end of a lane, or with all of an opening, in the rows and
+/// in the manifest alike.
+#[tokio::test]
+async fn m3_a_missing_end_of_a_lane_and_a_missing_opening_are_found() {
+    let fixture = Fixture::new();
+    let stage = fixture.whole("ends").await;
+    stage.change("usage_events DELETE WHERE node = 1 AND sequence >= 1500").await;
+    stage.change("usage_batches DELETE WHERE node = 1 AND plan = 3").await;
+    let report = stage.audit(Scope::default()).await;
+    assert_eq!(found(&report), ["lanes missing_end"], "{report:#?}");
+    assert_eq!(
+        of(&report, Check::Lanes).findings[1].text,
+        "node 1 epoch 3 lane 1: sequences 1500 to 1999 (500 events) were shipped, and are in no plan"
+    );
+    for table in ["usage_events", "usage_batches"] {
+        stage.change(&format!("{table} DELETE WHERE node = 2")).await;
+    }
+    let report = stage.audit(Scope::default()).await;
+    assert_eq!(found(&report), ["lanes missing_end", "lanes missing_lane"], "{report:#?}");
+    assert_eq!((of(&report, Check::Lanes).wrong, report.findings), (4, 4));
+
+    // A window sees what was shipped in it.
+    let now_us = jiff::Timestamp::now().as_microsecond();
+    let hour_us = 3_600_000_000;
+    let window =
+        |from_us, to_us| Scope { from_us: Some(from_us), to_us: Some(to_us), ..Scope::default() };
+    let lately = stage.audit(window(now_us - hour_us, now_us + hour_us)).await;
+    assert_eq!(of(&lately, Check::Lanes).wrong, 4);
+    let before = stage.audit(window(now_us - 2 * hour_us, now_us - hour_us)).await;
+    assert_eq!(of(&before, Check::Lanes).checked, 0);
+}
+
 /// Lists plan 2 of node 1 again with other first sequences.
 async fn relist(stage: &Stage, first: &str, plan: u64) {
     let first = first.replace("ranges.first", "r.3");
@@ -193,6 +226,21 @@ async fn m1_losses_are_findings_and_explain_what_is_missing() {
         "at most the time from 2026-10-31T23:30:00Z to 2026-10-31T23:40:00Z was not yet"
     ));
 
+    let stage = fixture.whole("nobodys").await;
+    for (cause, epoch, events) in [("header", 0, 0), ("uncounted", 3, 7)] {
+        stage
+            .run(&format!(
+                "INSERT INTO usage_losses VALUES \
+                 (1, {epoch}, 65535, 31, '{cause}', {events}, 90, {since}, now64(3))"
+            ))
+            .await;
+    }
+    let report = stage.audit(Scope::default()).await;
+    assert_eq!(found(&report), ["losses header", "losses uncounted"]);
+    let losses = &of(&report, Check::Losses).findings;
+    assert!(losses[0].text.starts_with("node 1: file 1f of the journal"), "{losses:#?}");
+    assert!(losses[1].text.starts_with("node 1 epoch 3: at least 7 answers"), "{losses:#?}");
+
     // Ten events of a plan that could not be read: skipped, and known to be lost.
     let stage = fixture.whole("skipped").await;
     stage.change("usage_events DELETE WHERE node = 1 AND lane = 0 AND sequence < 10").await;
@@ -220,7 +268,6 @@ async fn m1_losses_are_findings_and_explain_what_is_missing() {
     let stage = fixture.whole("nothing_left").await;
     for table in ["usage_events", "usage_batches"] {
         let plan = if table == "usage_events" { "intDiv(sequence, 500)" } else { "plan" };
-        stage.change(&format!("{table} DELETE WHERE node = 1 AND {plan} = 3")).await;
         stage.change(&format!("{table} DELETE WHERE node = 1 AND {plan} = 0")).await;
     }
     let report = stage.audit(Scope::default()).await;
@@ -245,6 +292,7 @@ async fn what_a_node_has_not_confirmed_yet_is_no_finding() {
     // A node that is away confirms when it is back.
     let stage = fixture.whole("away").await;
     stage.silence(1).await;
+    stage.told(1, 1500).await;
     stage.change(&format!("usage_batches DELETE WHERE batch_id = {last}")).await;
     let report = stage.audit(Scope::default()).await;
     assert_eq!(report.verdict, Verdict::Clean, "{report:#?}");
@@ -263,6 +311,7 @@ async fn what_a_node_has_not_confirmed_yet_is_no_finding() {
 
     // One that is there does so in a moment.
     let stage = fixture.whole("in_flight").await;
+    stage.told(1, 1500).await;
     stage
         .run(&format!(
             "CREATE TABLE later ENGINE = Memory AS SELECT * FROM usage_batches FINAL \

@@ -26,7 +26,7 @@ async fn a_window_sees_its_own_and_says_what_it_cannot() {
         report.checks.iter().filter(|c| c.limited.is_some()).map(|c| c.check).collect();
     assert_eq!(
         limited,
-        [Check::Ranges, Check::Sequences, Check::Ingested, Check::Projection],
+        [Check::Ranges, Check::Lanes, Check::Sequences, Check::Ingested, Check::Projection],
         "{report:#?}"
     );
 
@@ -77,7 +77,7 @@ async fn a_tenants_audit_is_of_rows_only() {
     let report = stage.audit(of_tenant("team-2")).await;
     assert_eq!(report.verdict, Verdict::Clean, "{report:#?}");
     assert_eq!(of(&report, Check::Sequences).checked, 2 * 1333);
-    for check in [Check::Batches, Check::Unlisted, Check::Ranges] {
+    for check in [Check::Batches, Check::Unlisted, Check::Ranges, Check::Lanes] {
         assert!(!of(&report, check).asked);
         assert!(of(&report, check).limited.is_some());
     }

@@ -74,10 +74,19 @@ async fn figures_are_those_of_a_plain_model() {
     let fixture = Fixture::new().await;
     let seed: u64 = std::process::id().into();
     let mut random = Random(seed);
-    let all = [Flags::NONE, Flags::NONE, Flags::MEASURED, Flags::MEMBER, Flags::PART, Flags::OPEN];
+    let summed = Flags::MEASURED.with(Flags::UNMETERED);
+    let all = [
+        Flags::NONE,
+        Flags::NONE,
+        Flags::MEASURED,
+        summed,
+        Flags::MEMBER,
+        Flags::PART,
+        Flags::OPEN,
+    ];
     let rows: Vec<Row> = (0..3_000)
         .map(|sequence| {
-            let flags = all[random.below(6) as usize];
+            let flags = all[random.below(7) as usize];
             let nano = i128::from(random.below(5_000_000_000_000));
             let nano = if flags == Flags::PART { 0 } else { nano };
             let path = PATHS[random.below(4) as usize];
@@ -117,11 +126,12 @@ async fn figures_are_those_of_a_plain_model() {
             _ => 0,
         });
         let bytes: i128 = bytes.sum();
-        let count: i128 = mine
-            .iter()
-            .filter(ours)
-            .map(|row| if has(row, Flags::MEASURED) { 1 } else { i128::from(row.requests) })
-            .sum();
+        let count = |row: &&Row| match (has(row, Flags::MEASURED), has(row, Flags::UNMETERED)) {
+            (true, true) => row.quantity_nano,
+            (true, false) => UNIT,
+            (false, _) => i128::from(row.requests) * UNIT,
+        };
+        let count: i128 = mine.iter().filter(ours).map(count).sum();
         let sum: i128 = mine.iter().filter(ours).map(|row| row.quantity_nano).sum();
         let max = values().map(|row| row.quantity_nano).max().unwrap_or(0);
         let place =
@@ -133,7 +143,7 @@ async fn figures_are_those_of_a_plain_model() {
             .map(|row| row.request_id)
             .collect();
         for (how, want) in [
-            ("count", count * UNIT),
+            ("count", count),
             ("sum", sum + bytes * UNIT),
             ("max", max),
             ("last", last),

@@ -167,6 +167,8 @@ async fn meters_that_do_not_add_up_have_their_own_figures() {
         ("last", 20, Flags::MEASURED, 5, 3),
         ("runs", 10, Flags::NONE, 6, 50),
         ("runs", 20, Flags::MEASURED, 9, 70),
+        // Four of them that had no room.
+        ("runs", 30, Flags::MEASURED.with(Flags::UNMETERED), 0, 4),
         ("level", 20, Flags::NONE, 10, 70),
         ("plain", 20, Flags::NONE, 11, 70),
     ]
@@ -201,7 +203,7 @@ async fn meters_that_do_not_add_up_have_their_own_figures() {
         ("level", hours, 1),
         (odd, "9", 2),
         ("plain", "70", 1),
-        ("runs", "2", 1),
+        ("runs", "6", 1),
         ("users", "2", 0),
     ];
     assert_eq!(figures, want);

@@ -4,6 +4,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;
 use std::process::{Command, Stdio};
 
+use orbit_meter::journal::{Journal, Loss, LossCause};
+
 use super::sample::{event, open, read_all, read_lane, segment_files, snapshot};
 
 const CHILD: &str = "ORBIT_JOURNAL_CRASH_CHILD";
@@ -159,8 +161,30 @@ fn a_damaged_frame_cuts_its_segment_and_nothing_else() {
     assert_eq!(journal.status().lost_events, loss.events);
 }
 
+/// Writes over the epoch in a segment's header, or over all of the header.
+fn damage_header(path: &std::path::Path, is_wiped: bool) {
+    let file = std::fs::File::options().write(true).open(path).expect("there");
+    let done =
+        if is_wiped { file.write_all_at(&[0; 4096], 0) } else { file.write_all_at(&[0xFF], 20) };
+    done.expect("writable");
+}
+
+/// What is known to be lost because a header is, by the number of its file.
+fn headers_lost(journal: &Journal) -> Vec<u64> {
+    let losses = journal.losses().into_iter();
+    let headers = losses.filter(|loss| loss.cause == LossCause::Header);
+    headers
+        .map(|loss| {
+            assert_eq!((loss.lane.node, loss.lane.epoch), (journal.node(), 0));
+            assert_eq!((loss.lane.lane, loss.events), (Loss::NO_LANE, 0));
+            assert!(loss.since_us == 0 && loss.until_us > 0);
+            loss.first_sequence
+        })
+        .collect()
+}
+
 #[test]
-fn a_segment_with_a_damaged_header_is_set_aside() {
+fn m1_a_segment_with_a_damaged_header_is_set_aside_and_told_as_a_loss() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let journal = open(directory.path());
     for number in 0..600 {
@@ -168,15 +192,90 @@ fn a_segment_with_a_damaged_header_is_set_aside() {
     }
     journal.close();
     let victim = &segment_files(directory.path())[1];
-    let file = std::fs::File::options().write(true).open(victim).expect("there");
-    // The epoch, which is 1.
-    file.write_all_at(&[0xFF], 20).expect("writable");
-    drop(file);
+    damage_header(victim, false);
 
     let journal = open(directory.path());
-    assert!(victim.with_extension("damaged").exists());
+    assert!(victim.with_extension("segment.damaged").exists());
     let seen = read_all(&journal);
     let lost: u64 = journal.losses().iter().map(|loss| loss.events).sum();
     assert!(lost > 0);
     assert_eq!(seen.len() as u64 + lost, 600);
+    assert_eq!(headers_lost(&journal).len(), 1);
+}
+
+/// Nothing follows that would show a gap: the header is all there is to tell of it.
+#[test]
+fn m1_a_damaged_header_of_a_lanes_last_or_only_segment_is_a_loss() {
+    for (events, is_wiped) in [(300, false), (300, true), (5, false), (5, true)] {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let journal = open(directory.path());
+        for number in 0..events {
+            journal.append(&event(number, "a/b/c")).expect("room");
+        }
+        journal.close();
+        let files = segment_files(directory.path());
+        assert_eq!(files.len() > 1, events > 5, "{files:?}");
+        let serial = files.len() as u64 - 1;
+        damage_header(files.last().expect("one"), is_wiped);
+
+        let journal = open(directory.path());
+        assert!((read_all(&journal).len() as u64) < events);
+        assert_eq!(headers_lost(&journal), [serial], "{events} events, wiped: {is_wiped}");
+        assert_eq!(journal.status().losses, 1);
+        let told = journal.losses();
+        journal.close();
+        // Again, until it is noted, and no new file takes its number.
+        let journal = open(directory.path());
+        assert_eq!(journal.losses(), told);
+        journal.losses_noted(&told).expect("writable");
+        journal.close();
+        let journal = open(directory.path());
+        assert_eq!(journal.losses(), []);
+        journal.append(&event(0, "")).expect("room");
+        let new = segment_files(directory.path());
+        assert!(new.iter().all(|path| *path != files[files.len() - 1]), "{new:?}");
+    }
+}
+
+/// A reader that meets a frame it cannot read waits: more may be written. Once the writer has left the
+/// segment, it must go on behind it.
+#[test]
+fn a_torn_frame_of_a_segment_that_was_being_written_is_left_behind_when_the_writer_is_gone() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let journal = open(directory.path());
+    for number in 0..10 {
+        journal.append(&event(number, "a/b/c")).expect("room");
+    }
+    let [file] = &segment_files(directory.path())
+        .into_iter()
+        .filter(|path| {
+            let mut magic = [0; 8];
+            let file = std::fs::File::open(path).expect("there");
+            file.read_exact_at(&mut magic, 0).is_ok() && magic != [0; 8]
+        })
+        .collect::<Vec<_>>()[..]
+    else {
+        panic!("one segment in use")
+    };
+    let torn = std::fs::File::options().write(true).open(file).expect("there");
+    torn.write_all_at(&[0xFF; 2], 4096 + 400).expect("writable");
+    let key = journal.lanes()[0];
+    let mut reader = journal.reader(key, None).expect("a lane");
+    let mut read = || {
+        let mut seen = 0;
+        while reader.read().expect("readable").is_some() {
+            seen += 1;
+        }
+        seen
+    };
+    let before = read();
+    assert!(before < 10);
+    assert_eq!(read(), 0, "it waits");
+    for number in 10..400 {
+        journal.append(&event(number, "a/b/c")).expect("room");
+    }
+    let behind = read();
+    let [loss] = journal.losses()[..] else { panic!("one loss, not {:?}", journal.losses()) };
+    assert_eq!(loss.first_sequence, before);
+    assert_eq!(before + loss.events + behind, 400);
 }

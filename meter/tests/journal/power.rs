@@ -9,7 +9,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use orbit_meter::journal::{Boot, Journal, JournalSettings, Loss, LossCause};
+use orbit_meter::boot::{Boot, BootId};
+use orbit_meter::journal::{Journal, JournalSettings, Loss, LossCause};
 
 use super::disk::{Disk, in_own_namespace};
 use super::sample::{event, read_all, settings, snapshot};
@@ -34,8 +35,8 @@ fn on_disk(directory: &Path) -> JournalSettings {
     }
 }
 
-fn another_run(id: &str) -> Boot {
-    Boot { id: id.to_owned(), began_us: now_us() }
+fn another_run(id: u128) -> Boot {
+    Boot { id: Some(BootId(id)), began_us: now_us() }
 }
 
 /// Not a test of its own: journals from two threads as fast as it can, and says of each event that
@@ -145,8 +146,7 @@ fn power_failure(target: usize) {
     lines.for_each(|line| said.take(&line));
     let disk = disk.unmounted().mounted();
 
-    let journal =
-        Journal::open_under(on_disk(&directory), &another_run("the next")).expect("opens");
+    let journal = Journal::open_under(on_disk(&directory), &another_run(9)).expect("opens");
     let mut there: BTreeMap<u16, BTreeSet<u64>> = BTreeMap::new();
     for seen in read_all(&journal) {
         assert!(there.entry(seen.id.lane).or_default().insert(seen.id.sequence), "once: {seen:?}");
@@ -208,7 +208,7 @@ fn assert_lane(
 /// A crash right after the opening, and a clean end, leave the losses told; noting them ends it.
 fn assert_told_until_noted(journal: &Arc<Journal>, disk: &Disk, losses: &[Loss]) {
     let directory = disk.root().join("journal");
-    let run = another_run("the next");
+    let run = another_run(9);
     let is_power = |loss: &Loss| loss.cause == LossCause::Power;
     let power: Vec<Loss> = losses.iter().filter(|loss| is_power(loss)).copied().collect();
     let told = |journal: &Journal| -> Vec<Loss> {
@@ -235,7 +235,7 @@ fn assert_told_until_noted(journal: &Arc<Journal>, disk: &Disk, losses: &[Loss])
 fn losses_of_a_copy(boot: &Boot, is_closed: bool) -> Vec<Loss> {
     let home = tempfile::tempdir().expect("a temporary directory");
     let (directory, copy) = (home.path().join("journal"), home.path().join("copy"));
-    let journal = Journal::open_under(settings(&directory), &another_run("a")).expect("opens");
+    let journal = Journal::open_under(settings(&directory), &another_run(1)).expect("opens");
     for number in 0..10 {
         journal.append(&event(number, "")).expect("room");
     }
@@ -251,9 +251,9 @@ fn losses_of_a_copy(boot: &Boot, is_closed: bool) -> Vec<Loss> {
 #[test]
 fn m1_only_another_run_of_the_machine_after_an_unclean_end_is_a_power_failure() {
     let before_us = now_us();
-    assert_eq!(losses_of_a_copy(&another_run("a"), false), [], "a kill");
-    assert_eq!(losses_of_a_copy(&another_run("b"), true), [], "a clean end");
-    let losses = losses_of_a_copy(&another_run("b"), false);
+    assert_eq!(losses_of_a_copy(&another_run(1), false), [], "a kill");
+    assert_eq!(losses_of_a_copy(&another_run(2), true), [], "a clean end");
+    let losses = losses_of_a_copy(&another_run(2), false);
     let [loss] = losses[..] else { panic!("one lane, not {losses:?}") };
     assert_eq!((loss.lane.lane, loss.first_sequence), (0, 10));
     assert_eq!((loss.cause, loss.events, loss.bytes), (LossCause::Power, 0, 0));

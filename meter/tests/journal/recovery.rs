@@ -7,15 +7,16 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Barrier;
 
-use orbit_meter::journal::{Boot, Journal, LaneKey, LossCause};
+use orbit_meter::boot::{Boot, BootId};
+use orbit_meter::journal::{Journal, LaneKey, LossCause};
 
 use super::log::Log;
 use super::sample::{event, read_all, segment_files, settings, snapshot};
 
 const CHILD: &str = "ORBIT_JOURNAL_RECOVERY_CHILD";
 
-fn boot(id: &str) -> Boot {
-    Boot { id: id.to_owned(), began_us: 0 }
+fn boot(id: u128) -> Boot {
+    Boot { id: Some(BootId(id)), began_us: 0 }
 }
 
 /// Not a test of its own: opens a journal and says what was logged.
@@ -23,7 +24,7 @@ fn boot(id: &str) -> Boot {
 fn victim() {
     let Some(directory) = std::env::var_os(CHILD) else { return };
     let log = Log::start();
-    let journal = Journal::open_under(settings(directory.as_ref()), &boot("b")).expect("opens");
+    let journal = Journal::open_under(settings(directory.as_ref()), &boot(2)).expect("opens");
     println!("\n{}", log.text());
     std::mem::forget(journal);
     std::process::exit(0);
@@ -32,7 +33,7 @@ fn victim() {
 /// Several lanes with a torn end, as a power failure leaves them.
 fn leave(directory: &Path, home: &Path) {
     let living = home.join("living");
-    let journal = Journal::open_under(settings(&living), &boot("a")).expect("opens");
+    let journal = Journal::open_under(settings(&living), &boot(1)).expect("opens");
     let barrier = Barrier::new(3);
     std::thread::scope(|scope| {
         for thread in 0..3 {
@@ -70,7 +71,7 @@ fn leave(directory: &Path, home: &Path) {
 type Found = (Vec<(u16, u64)>, Vec<(LaneKey, u64, u64, u64, LossCause)>);
 
 fn found(directory: &Path) -> Found {
-    let journal = Journal::open_under(settings(directory), &boot("b")).expect("opens");
+    let journal = Journal::open_under(settings(directory), &boot(2)).expect("opens");
     let seen = read_all(&journal).into_iter().map(|seen| (seen.id.lane, seen.id.sequence));
     let losses = journal.losses();
     assert!(losses.iter().all(|loss| loss.since_us <= loss.until_us), "{losses:?}");

@@ -2,11 +2,11 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::thread;
 
 use orbit_meter::clickhouse::Store;
-use orbit_meter::ship::{BeforeForget, OldestOpen, ShipSettings, Shipper};
+use orbit_meter::ship::{AskOpen, BeforeForget, Open, ShipSettings, Shipper};
 
 use super::fixture::{Fixture, PATIENCE, absent, event, ship_settings};
 
@@ -83,8 +83,8 @@ fn the_watermark_waits_for_what_is_not_shipped_and_for_open_requests() {
 
     fixture.start_engine();
     let store = Store::new(&fixture.proxied()).expect("valid settings");
-    let oldest_open_us: OldestOpen = Arc::new(|| Some(OPEN_US));
-    let settings = ShipSettings { oldest_open_us: Some(oldest_open_us), ..ship_settings() };
+    let open: AskOpen = Arc::new(|| Open { now_us: i64::MAX, oldest_us: Some(OPEN_US) });
+    let settings = ShipSettings { open: Some(open), ..ship_settings() };
     let shipper = Shipper::start(Arc::clone(&fixture.journal), store, settings).expect("starts");
     shipper.flush(PATIENCE).expect("shipped");
     while shipper.status().watermark_us.is_none() {
@@ -98,6 +98,63 @@ fn the_watermark_waits_for_what_is_not_shipped_and_for_open_requests() {
         thread::yield_now();
     }
     fixture.assert_exact();
+}
+
+/// What is dated by a clock that does not know yet that the machine's was set forward, or that lags
+/// behind after a suspend, is not called complete before it arrived.
+#[test]
+fn b3_the_watermark_follows_the_clock_that_dates_events() {
+    const BEHIND_US: i64 = 1_700_000_000_000_000;
+    let mut fixture = Fixture::new();
+    fixture.append(100);
+    let ticks = Arc::new(AtomicI64::new(0));
+    let ticking = Arc::clone(&ticks);
+    let open: AskOpen = Arc::new(move || {
+        let now_us = BEHIND_US + ticking.fetch_add(1, Ordering::AcqRel);
+        Open { now_us, oldest_us: None }
+    });
+    let store = Store::new(&fixture.proxied()).expect("valid settings");
+    let settings = ShipSettings { open: Some(open), ..ship_settings() };
+    let shipper = Shipper::start(Arc::clone(&fixture.journal), store, settings).expect("starts");
+    shipper.flush(PATIENCE).expect("shipped");
+    let reached = || shipper.status().watermark_us;
+    while reached().is_none() {
+        thread::yield_now();
+    }
+    let first = reached();
+    while reached() == first {
+        thread::yield_now();
+    }
+    let latest_us = BEHIND_US + ticks.load(Ordering::Acquire);
+    assert!(reached() < Some(latest_us), "{:?} is after {latest_us}", reached());
+    shipper.stop(PATIENCE).expect("nothing left");
+    let told = "SELECT max(toUnixTimestamp64Micro(watermark)) FROM usage_nodes";
+    assert!(fixture.number(told) < latest_us.unsigned_abs() + 1_000, "its last word");
+}
+
+/// M4: a plan fits in the state's files however many lanes there are to ship.
+#[test]
+fn m4_a_plan_is_of_few_lanes_however_many_there_are() {
+    const OPENINGS: u64 = 100;
+    let mut fixture = Fixture::new();
+    for _ in 0..OPENINGS {
+        fixture.append(3);
+        fixture.reopen();
+    }
+    thread::scope(|scope| {
+        for number in 0..40 {
+            let journal = &fixture.journal;
+            let number = 3 * OPENINGS + number;
+            scope.spawn(move || journal.append(&event(number)).expect("room"));
+        }
+    });
+    fixture.note_appended(40);
+    let shipper = fixture.ship();
+    shipper.flush(PATIENCE).expect("shipped");
+    fixture.assert_exact();
+    let most = fixture.number("SELECT max(length(ranges)) FROM usage_batches");
+    assert!((32..=64).contains(&most), "{most} ranges in a plan");
+    assert_eq!(fixture.journal.status().former_lanes, 0);
 }
 
 /// M2: what is kept beside the journal is durable before the journal forgets.

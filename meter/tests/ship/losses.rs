@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use orbit_meter::journal::LaneKey;
+use orbit_meter::journal::{LaneKey, Loss, LossCause};
 
-use super::fixture::{Fixture, PATIENCE};
+use super::fixture::{BASE_US, Fixture, PATIENCE};
 use super::proxy::{Fault, Note};
 
 const PAGE: usize = 4096;
@@ -134,6 +134,56 @@ fn m3_an_end_that_is_torn_off_is_told_when_nothing_of_its_lane_is_left() {
     let loss = "SELECT node, epoch, lane, first_sequence, events, cause FROM usage_losses FINAL";
     let node = fixture.journal.node();
     assert_eq!(fixture.value(loss), format!("{node}\t1\t0\t0\t{EVENTS}\tdamaged"));
+}
+
+/// Nobody can say which events a segment held that has lost its header, and no gap tells of them.
+#[test]
+fn m3_a_header_that_is_lost_is_told() {
+    let mut fixture = Fixture::new();
+    fixture.append(100);
+    fixture.reopen_after(|directory| {
+        let path = &segments(directory)[0];
+        let mut bytes = fs::read(path).expect("readable");
+        bytes[40] ^= 1;
+        fs::write(path, bytes).expect("writable");
+    });
+    let shipper = fixture.ship();
+    fixture.wait_for("SELECT count() FROM usage_losses");
+    shipper.stop(PATIENCE).expect("nothing left");
+    let loss = "SELECT node, epoch, lane, first_sequence, events, cause FROM usage_losses FINAL";
+    let node = fixture.journal.node();
+    assert_eq!(fixture.value(loss), format!("{node}\t0\t65535\t0\t0\theader"));
+    // Once: the next process has nothing to tell.
+    fixture.execute("TRUNCATE TABLE usage_losses");
+    fixture.reopen();
+    assert_eq!(fixture.journal.losses(), []);
+}
+
+/// Of what found no place to be counted in, it is told how much it has become.
+#[test]
+fn m3_a_loss_that_grows_is_told_again() {
+    let fixture = Fixture::new();
+    let (node, epoch) = (fixture.journal.node(), fixture.journal.epoch());
+    let uncounted = |events| Loss {
+        lane: LaneKey { node, epoch, lane: Loss::NO_LANE },
+        first_sequence: 0,
+        events,
+        bytes: 10 * events,
+        cause: LossCause::Uncounted,
+        since_us: BASE_US,
+        until_us: BASE_US + 1,
+    };
+    let shipper = fixture.ship();
+    let told = "SELECT any(events) FROM usage_losses FINAL";
+    for events in [1, 700] {
+        fixture.journal.tell_loss(uncounted(events)).expect("writable");
+        while fixture.number(told) != events {
+            std::thread::yield_now();
+        }
+    }
+    shipper.stop(PATIENCE).expect("nothing left");
+    let loss = "SELECT count(), any(lane), any(cause), any(bytes) FROM usage_losses FINAL";
+    assert_eq!(fixture.value(loss), "1\t65535\tuncounted\t7000");
 }
 
 /// Frames that are whole and yet no rows, as another version of this program may have written them.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use orbit_meter::clickhouse::Store;
 use orbit_meter::clickhouse::nodes::{Node, NodeState, overall};
-use orbit_meter::ship::{OldestOpen, ShipSettings, Shipper};
+use orbit_meter::ship::{AskOpen, Open, ShipSettings, Shipper};
 
 use super::fixture::{Fixture, PATIENCE, absent, ship_settings};
 
@@ -90,9 +90,9 @@ fn what_is_not_shipped_holds_the_nodes_watermark() {
     fixture.append(3_000);
     fixture.reopen();
     fixture.append(10);
-    let open: OldestOpen = Arc::new(|| Some(OPEN_US));
+    let open: AskOpen = Arc::new(|| Open { now_us: i64::MAX, oldest_us: Some(OPEN_US) });
     let store = Store::new(&fixture.proxied()).expect("valid settings");
-    let settings = ShipSettings { oldest_open_us: Some(open), ..ship_settings() };
+    let settings = ShipSettings { open: Some(open), ..ship_settings() };
     // Nothing of the data gets through.
     fixture.execute("RENAME TABLE usage_events TO elsewhere");
     let shipper = Shipper::start(Arc::clone(&fixture.journal), store, settings).expect("starts");
@@ -104,8 +104,36 @@ fn what_is_not_shipped_holds_the_nodes_watermark() {
     shipper.flush(PATIENCE).expect("shipped");
     let open = node(&fixture, |node| node.watermark_us.is_some());
     assert_eq!(open.watermark_us, Some(OPEN_US));
+    shipper.stop(PATIENCE).expect("nothing left in the journal");
+    let last = nodes(&fixture).pop().expect("known");
+    assert_eq!(last.watermark_us, Some(OPEN_US));
+    // Sums that wait for room are in no journal yet: it has not stopped with nothing left.
+    assert_eq!(last.state, NodeState::Running);
+}
+
+/// M3: a database that was restored from an older backup is told what it lacks.
+#[test]
+fn m3_a_node_says_again_how_far_it_shipped() {
+    let mut fixture = Fixture::new();
+    for _ in 0..3 {
+        let shipper = fixture.ship();
+        fixture.append(1_000);
+        shipper.flush(PATIENCE).expect("shipped");
+        shipper.stop(PATIENCE).expect("nothing left");
+        fixture.reopen();
+    }
+    let told = "SELECT arraySort(groupArray((epoch, lane, shipped))) FROM usage_lanes FINAL";
+    assert_eq!(fixture.value(told), "[(1,0,1000),(2,0,1000),(3,0,1000)]");
+    let when = "SELECT arraySort(groupArray(advanced_at)) FROM usage_lanes FINAL";
+    let before = fixture.value(when);
+    for lost in ["events", "batches", "lanes"] {
+        fixture.execute(&format!("TRUNCATE TABLE usage_{lost}"));
+    }
+    let shipper = fixture.ship();
+    fixture.wait_for("SELECT count() FROM usage_lanes");
+    assert_eq!(fixture.value(told), "[(1,0,1000),(2,0,1000),(3,0,1000)]");
+    assert_eq!(fixture.value(when), before, "and when that was");
     shipper.stop(PATIENCE).expect("nothing left");
-    assert_eq!(nodes(&fixture)[0].watermark_us, Some(OPEN_US));
 }
 
 /// With ClickHouse away there is nothing to say it to, and that is no failure of shipping.

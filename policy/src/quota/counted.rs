@@ -20,9 +20,9 @@
 //!    | distinct | of members' rows on the meter: how many different ones there are |
 //!    | gauge | see [`levels`](crate::levels): a level has no window |
 //!
-//! A part (of a long answer) stands for no request and has no quantity, only bytes. A sum of what was
-//! served unmetered stands for as many requests as it says, on their route's meter, without bytes
-//! and figures, at the first of them.
+//! A part (of a long answer) stands for no request and has no quantity, only bytes. A sum of what the
+//! journal had no room for is a row like the rows it stands for, dated at the first of them; as a
+//! figure of a count it is as many as its quantity says.
 //!
 //! A running gateway debits a request at the quotas of its route's own meter as it is admitted, and
 //! counts all else in the window its row is dated in, once the row is written. So a request that is

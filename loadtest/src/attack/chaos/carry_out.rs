@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::fault::Fault;
+use crate::generator::Burst;
 use crate::load::Load;
 use crate::progress::ProgressView;
 use crate::stage::Stage;
@@ -28,8 +29,10 @@ pub(super) struct Tally {
     pub(super) engine_stops: u32,
     /// Spans in which the proxy misbehaved, resets included.
     pub(super) faults: u32,
-    /// Spans in which the journal's disk was full.
+    /// Spans in which the disk was full.
     pub(super) fills: u32,
+    /// Kills of the gateway while it was.
+    pub(super) full_kills: u32,
     /// Starts of the gateway that were watched until it served.
     pub(super) gateway_starts: u32,
     /// The slowest of them, milliseconds.
@@ -41,6 +44,7 @@ pub(super) struct Attacks<'a> {
     stage: &'a mut Stage,
     disk: Option<&'a SmallDisk>,
     load: &'a Load,
+    burst: &'a mut Burst,
     view: &'a mut ProgressView,
     clock: Clock,
     filler: Option<Filler>,
@@ -56,11 +60,23 @@ impl<'a> Attacks<'a> {
         stage: &'a mut Stage,
         disk: Option<&'a SmallDisk>,
         load: &'a Load,
+        burst: &'a mut Burst,
         view: &'a mut ProgressView,
     ) -> Attacks<'a> {
         let (clock, tally) = (Clock::start(), Tally::default());
         let (filler, starting_ns, engine_is_down) = (None, None, false);
-        Attacks { stage, disk, load, view, clock, filler, starting_ns, engine_is_down, tally }
+        Attacks {
+            stage,
+            disk,
+            load,
+            burst,
+            view,
+            clock,
+            filler,
+            starting_ns,
+            engine_is_down,
+            tally,
+        }
     }
 
     /// What was done so far.
@@ -112,7 +128,12 @@ impl<'a> Attacks<'a> {
             &mut self.tally;
         match action {
             Action::Kill(Victim::Gateway) => {
-                *gateway_kills += u32::from(self.stage.gateway.kill().await);
+                let gateway = &mut self.stage.gateway;
+                let killed = match gateway.is_running() {
+                    true => self.burst.strike(async || gateway.kill().await).await,
+                    false => false,
+                };
+                *gateway_kills += u32::from(killed);
                 self.starting_ns = None;
             }
             Action::Kill(Victim::Engine) => {
@@ -153,10 +174,17 @@ impl<'a> Attacks<'a> {
             }
             Action::Fill => {
                 if let Some(disk) = self.disk {
-                    let unfilled =
-                        |source| AttackError::Disk { what: "fill the journal's disk", source };
+                    let unfilled = |source| AttackError::Disk { what: "fill the disk", source };
                     self.filler = Some(disk.fill().map_err(unfilled)?);
                     self.tally.fills += 1;
+                }
+            }
+            Action::Restart => {
+                if self.filler.is_some() {
+                    self.stage.gateway.kill().await;
+                    self.starting_ns = Some(self.clock.now_ns());
+                    self.stage.gateway.start()?;
+                    self.tally.full_kills += 1;
                 }
             }
             Action::Free => self.filler = None,
@@ -168,7 +196,7 @@ impl<'a> Attacks<'a> {
     /// ClickHouse is started again when it aborted, and whoever watches sees something.
     async fn look(&mut self) -> Result<(), AttackError> {
         if let Some(filler) = &mut self.filler {
-            let unfilled = |source| AttackError::Disk { what: "fill the journal's disk", source };
+            let unfilled = |source| AttackError::Disk { what: "fill the disk", source };
             filler.top_up().map_err(unfilled)?;
         }
         if !self.engine_is_down {

@@ -34,8 +34,10 @@ pub enum Action {
     Fault(Fault),
     /// All connections through the proxy are reset.
     Reset,
-    /// The journal's disk is filled.
+    /// The disk is filled.
     Fill,
+    /// On the full disk, the gateway is killed and started.
+    Restart,
     /// And emptied again.
     Free,
 }
@@ -55,7 +57,7 @@ pub struct Plan {
     pub stops: u32,
     /// Spans in which the proxy misbehaves.
     pub faults: u32,
-    /// Spans in which the journal's disk is full.
+    /// Spans in which the disk is full; in each the gateway is killed once more.
     pub fills: u32,
 }
 
@@ -90,7 +92,8 @@ pub fn schedule(plan: &Plan) -> Vec<Moment> {
     }
     let spans = spread(plan, plan.fills, 1000..6000, &mut random);
     for (from, to) in spans {
-        moments.extend([(from, Action::Fill), (to, Action::Free)]);
+        let between = (from + to) / 2;
+        moments.extend([(from, Action::Fill), (between, Action::Restart), (to, Action::Free)]);
     }
     // Stable, so that of two in the same instant the one that was planned first comes first.
     moments.sort_by_key(|(at, _)| *at);
@@ -167,7 +170,12 @@ mod tests {
             assert_eq!(count(|a| *a == Action::Kill(Victim::Gateway)), 100);
             assert_eq!(count(|a| *a == Action::Kill(Victim::Engine)), 30);
             assert_eq!(count(|a| matches!(a, Action::Stop(_))), 80);
-            assert_eq!((count(|a| *a == Action::Fill), count(|a| *a == Action::Free)), (10, 10));
+            let disk = moments.iter().filter_map(|(_, action)| match action {
+                Action::Fill | Action::Restart | Action::Free => Some(*action),
+                _ => None,
+            });
+            let story = [Action::Fill, Action::Restart, Action::Free];
+            assert!(disk.eq(story.into_iter().cycle().take(30)));
             for victim in [Victim::Gateway, Victim::Engine] {
                 // Never killed while it is dead: that would be no kill.
                 let lives = moments.iter().filter_map(|(_, action)| match action {

@@ -26,7 +26,9 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
 
+use super::ports::Ports;
 use super::{DATABASE, EngineError, FINANCE_USER, USER};
+use crate::clickhouse::ClickHouseSettings;
 
 /// The file whose lock says that a process serves the directory.
 pub(super) const LOCK: &str = "engine.lock";
@@ -50,6 +52,17 @@ impl Passwords {
             orbit: password(data, "orbit.password")?,
             finance: password(data, "finance.password")?,
         })
+    }
+
+    /// How one of the users connects to an engine on these ports.
+    pub(super) fn connection(&self, user: &str, ports: Ports) -> ClickHouseSettings {
+        let password = if user == USER { &self.orbit } else { &self.finance };
+        ClickHouseSettings {
+            url: format!("http://127.0.0.1:{}", ports.http),
+            user: user.to_owned(),
+            password: password.clone(),
+            database: DATABASE.to_owned(),
+        }
     }
 }
 
@@ -253,8 +266,12 @@ fn xml_path(path: &Path) -> Result<String, EngineError> {
     Ok(text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;"))
 }
 
-/// Replaces a file in one step, so that no reader and no crash sees half of it.
-pub(super) fn replace(path: &Path, content: &[u8]) -> Result<(), EngineError> {
+/// Replaces a file in one step, so that no reader and no crash sees half of it; one that says the
+/// same already stays, which needs no room.
+fn replace(path: &Path, content: &[u8]) -> Result<(), EngineError> {
+    if fs::read(path).is_ok_and(|there| there == content) {
+        return Ok(());
+    }
     let unfinished = unfinished(path);
     write_new(&unfinished, content)?;
     fs::rename(&unfinished, path).map_err(EngineError::file("replace", path))
@@ -267,7 +284,11 @@ fn write_new(path: &Path, content: &[u8]) -> Result<(), EngineError> {
         file.write_all(content)?;
         file.sync_all()
     };
-    write().map_err(EngineError::file("write", path))
+    write().map_err(|error| {
+        // What is unfinished is nobody's; if it cannot be removed either, it does no harm.
+        drop(fs::remove_file(path));
+        EngineError::file("write", path)(error)
+    })
 }
 
 fn unfinished(path: &Path) -> PathBuf {

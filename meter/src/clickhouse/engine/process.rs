@@ -18,7 +18,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use super::files::Passwords;
 use super::ports::Ports;
 use super::serve::ServeArguments;
-use super::{DATABASE, EngineError, EngineSettings, FINANCE_USER, USER};
+use super::{EngineError, EngineSettings, FINANCE_USER, USER};
 use crate::clickhouse::ClickHouseSettings;
 
 /// Free ports are only free at the moment they are looked at; this many lost races are retried.
@@ -85,21 +85,12 @@ impl Engine {
 
     /// How the gateway connects.
     pub fn settings(&self) -> ClickHouseSettings {
-        self.settings_of(USER, &self.passwords.orbit)
+        self.passwords.connection(USER, self.ports)
     }
 
     /// How finance connects: read-only.
     pub fn finance_settings(&self) -> ClickHouseSettings {
-        self.settings_of(FINANCE_USER, &self.passwords.finance)
-    }
-
-    fn settings_of(&self, user: &str, password: &str) -> ClickHouseSettings {
-        ClickHouseSettings {
-            url: format!("http://127.0.0.1:{}", self.ports.http),
-            user: user.to_owned(),
-            password: password.to_owned(),
-            database: DATABASE.to_owned(),
-        }
+        self.passwords.connection(FINANCE_USER, self.ports)
     }
 
     /// Port of the HTTP interface on 127.0.0.1.

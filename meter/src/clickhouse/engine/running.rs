@@ -2,16 +2,18 @@
 //!
 //! The serving process holds the lock of its data directory and writes the port it listens on beside
 //! it. The port is believed only while the lock is held: what is left behind by a crash names a port
-//! that may be anybody's by now.
+//! that may be anybody's by now. It is written in place, always as long: a full disk has room for it.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
 
-use super::files::{LOCK, Passwords, replace};
-use super::{DATABASE, EngineError, USER};
+use super::files::{LOCK, Passwords};
+use super::ports::Ports;
+use super::{EngineError, USER};
 use crate::clickhouse::ClickHouseSettings;
 
 const PORT: &str = "http.port";
@@ -49,27 +51,27 @@ pub fn running(data: &Path) -> Result<Running, EngineError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Running::Starting),
         Err(error) => return Err(EngineError::file("read", &path)(error)),
     };
-    let Ok(port) = text.trim().parse::<u16>() else { return Ok(Running::Starting) };
-    Ok(Running::Serving(ClickHouseSettings {
-        url: format!("http://127.0.0.1:{port}"),
-        user: USER.to_owned(),
-        password: Passwords::prepare(data)?.orbit,
-        database: DATABASE.to_owned(),
-    }))
+    match text.trim().parse::<u16>() {
+        Ok(http @ 1..) => {
+            let passwords = Passwords::prepare(data)?;
+            Ok(Running::Serving(passwords.connection(USER, Ports { http, tcp: 0 })))
+        }
+        _ => Ok(Running::Starting),
+    }
 }
 
-/// Writes the port beside the lock, in one step. For who holds the lock.
+/// Writes the port beside the lock. For who holds the lock.
 pub(super) fn announce(data: &Path, http_port: u16) -> Result<(), EngineError> {
-    replace(&data.join(PORT), format!("{http_port}\n").as_bytes())
+    let path = data.join(PORT);
+    let open = || -> io::Result<File> {
+        OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path)
+    };
+    let text = format!("{http_port:05}\n");
+    let written = open().and_then(|file| file.write_all_at(text.as_bytes(), 0));
+    written.map_err(EngineError::file("write", &path))
 }
 
 /// Takes the port back, be it ours or what a crashed engine left. For who holds the lock.
 pub(super) fn withdraw(data: &Path) -> Result<(), EngineError> {
-    let path = data.join(PORT);
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(EngineError::file("remove", &path)(error))
-        }
-        _ => Ok(()),
-    }
+    announce(data, 0)
 }

@@ -19,6 +19,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, set_parent_process_death_signal};
 
+use super::definitions;
 use super::files::{self, Passwords};
 use super::library::{self, Libchdb};
 use super::ports::Ports;
@@ -143,6 +144,7 @@ pub fn serve(arguments: &ServeArguments) -> Result<(), EngineError> {
         return Ok(());
     };
     withdraw(&data)?;
+    definitions::remove_empty(&data)?;
     let config = files::configure(&data, &passwords, arguments.max_memory_bytes)?;
     let ports = Ports::pick(arguments.http_port, arguments.tcp_port)
         .map_err(EngineError::system("find a free port"))?;

@@ -6,13 +6,18 @@
 --   node, epoch       whose rows are left out
 --   since_us          of those, the ones dated so or later
 --
--- Flags: 32 a figure of a further meter, which stands for no request and is one value; 64 a member. A
--- row counts in whole units, rounded up.
+-- Flags: 32 a figure of a further meter, which stands for no request and is one value; 4 a sum of what
+-- found no room in the journal, of as many values as its quantity says; 64 a member. A row counts in
+-- whole units, rounded up.
 SELECT
     path,
     plan,
     meter,
-    toString(sumIf(requests, bitAnd(flags, 32) = 0) + countIf(bitAnd(flags, 32) != 0)) AS counted,
+    toString(
+        sumIf(requests, bitAnd(flags, 32) = 0)
+            + countIf(bitAnd(flags, 36) = 32)
+            + sum(if(bitAnd(flags, 36) = 36, toUInt64(greatest(quantity, 0)), 0))
+    ) AS counted,
     toString(sum(toUInt128(greatest(ceil(quantity), 0)))) AS units,
     toString(sum(request_bytes)) AS request_bytes,
     toString(sum(response_bytes)) AS response_bytes

@@ -8,7 +8,8 @@
 --                    gauge's figures are those of gauge_by_window
 --
 -- Flags: 8 a part of a long answer (its quantity is 0), 32 a figure of a further meter (it counts no
--- request), 64 a member, whose id is the member's. Nothing there is 0.
+-- request), 64 a member, whose id is the member's; 4 a sum of what found no room in the journal, which
+-- stands for as many figures of a counting meter as its quantity says. Nothing there is 0.
 WITH
     CAST({aggregate:String}, 'Enum8(\'count\' = 1, \'sum\' = 2, \'max\' = 3, \'distinct\' = 4, \'last\' = 5)') AS how,
     meter = {meter:String} AND bitAnd(flags, 64) = 0 AS is_ours,
@@ -17,7 +18,8 @@ SELECT
     multiIf(
         how = 'count', toDecimal256(
             sumIf(requests, is_ours AND bitAnd(flags, 32) = 0)
-                + countIf(is_ours AND bitAnd(flags, 32) != 0), 9),
+                + countIf(is_ours AND bitAnd(flags, 36) = 32), 9)
+            + toDecimal256(sumIf(quantity, is_ours AND bitAnd(flags, 36) = 36), 9),
         how = 'sum', toDecimal256(sumIf(quantity, is_ours), 9)
             + toDecimal256(sumIf(request_bytes, {meter:String} = 'data_in' AND kind = 'request'), 9)
             + toDecimal256(sumIf(response_bytes, {meter:String} = 'data_out' AND kind = 'request'), 9),

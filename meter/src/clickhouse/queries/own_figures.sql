@@ -5,7 +5,8 @@
 --               those of them of each kind; of the others values are counted
 --   the rest    as own_usage has it
 --
--- Flags: 8 a part of a long answer, 32 a figure of a further meter, 64 a member, whose id is its own.
+-- Flags: 8 a part of a long answer, 32 a figure of a further meter, 64 a member, whose id is its own;
+-- 4 a sum of what found no room in the journal, of as many values as its quantity says.
 WITH toDateTime({from_s:Int64}, 'UTC') AS since
 SELECT
     multiIf(
@@ -31,7 +32,8 @@ SELECT
         has(splitByChar('\x1f', {latest:String}), meter_id), toDecimal256(
             argMaxIf(events.quantity, (ts, node, epoch, lane, sequence), bitAnd(flags, 72) = 0), 9),
         toDecimal256(
-            sumIf(events.requests, bitAnd(flags, 96) = 0) + countIf(bitAnd(flags, 96) = 32), 9)
+            sumIf(events.requests, bitAnd(flags, 96) = 0) + countIf(bitAnd(flags, 100) = 32), 9)
+            + toDecimal256(sumIf(events.quantity, bitAnd(flags, 100) = 36), 9)
     ) AS quantity,
     sum(events.request_bytes) AS request_bytes,
     sum(events.response_bytes) AS response_bytes

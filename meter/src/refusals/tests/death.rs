@@ -9,8 +9,7 @@ use std::rc::Rc;
 use super::super::slot::{Left, Note};
 use super::*;
 
-/// Slots of the table.
-const SLOTS: usize = 4;
+const FEW: Capacity = Capacity { slots: 4, files: 1, reserve: 0 };
 
 thread_local! {
     static HOOK: RefCell<Option<Box<dyn FnMut()>>> = const { RefCell::new(None) };
@@ -88,7 +87,7 @@ pub(super) fn copy_files(from: &Path, to: &Path) {
 /// A first process, which leaves its identities in the slots and a lane with many events.
 fn live_before(directory: &Path, state: &RefCell<State>) {
     let journal = journal(directory, 3);
-    let refusals = Refusals::with_groups(Arc::clone(&journal), SLOTS, BOOT).expect("opens");
+    let refusals = Refusals::with_capacity(Arc::clone(&journal), FEW).expect("opens");
     for number in 0..10 {
         state.borrow_mut().begun += 1;
         count(&refusals, NOW_US - (20 - number) * US_PER_SECOND, "acme", "limit");
@@ -101,7 +100,7 @@ fn live_before(directory: &Path, state: &RefCell<State>) {
 /// A bit of everything: groups, seconds, a slot used again, a full journal and room again.
 fn live(directory: &Path, state: &RefCell<State>) {
     let journal = journal(directory, 3);
-    let refusals = Refusals::with_groups(Arc::clone(&journal), SLOTS, BOOT).expect("opens");
+    let refusals = Refusals::with_capacity(Arc::clone(&journal), FEW).expect("opens");
     let update = |change: fn(&mut State)| change(&mut state.borrow_mut());
     let second = |number: i64| NOW_US + number * US_PER_SECOND;
     let refuse = |number, tenant| {
@@ -137,7 +136,7 @@ fn live(directory: &Path, state: &RefCell<State>) {
     let ship = || {
         let mut state = state.borrow_mut();
         let drained = drain(&journal, &mut state.cursors);
-        state.shipped += drained.values().sum::<u64>();
+        state.shipped += requests(&drained);
         while journal.is_full() {
             thread::yield_now();
         }
@@ -154,23 +153,32 @@ fn live(directory: &Path, state: &RefCell<State>) {
 }
 
 /// The next start of the gateway on this directory: how many requests it finds and journals.
-fn recover(directory: &Path, mut cursors: Cursors, boot: u64) -> u64 {
-    let journal = journal(directory, 3);
-    let refusals = Refusals::with_groups(Arc::clone(&journal), SLOTS, boot).expect("opens");
+fn recover(directory: &Path, mut cursors: Cursors, boot: u128) -> u64 {
+    let journal = journal_under(directory, 3, boot);
+    let refusals = Refusals::with_capacity(Arc::clone(&journal), FEW).expect("opens");
+    assert_eq!(refusals.uncounted(), 0, "{:?}", journal.losses());
     // From here on, the shipper removes what former lanes hold.
-    let found: u64 = drain(&journal, &mut cursors).values().sum();
+    let mut sums = drain(&journal, &mut cursors);
     while refusals.flush(i64::MAX).is_err() {
         thread::yield_now();
     }
     assert_eq!(refusals.oldest_us(), None);
-    found + drain(&journal, &mut cursors).values().sum::<u64>()
+    add_all(&mut sums, drain(&journal, &mut cursors));
+    // All of a total, or all of the one before.
+    for ((kind, ..), counted) in &sums {
+        let requests = i128::from(counted.requests);
+        let (each, bytes) = if *kind == Kind::Refused as u8 { (1, 0) } else { (3, 10) };
+        assert_eq!(counted.quantity_nano, requests * each * UNIT_NANO, "{sums:?}");
+        assert_eq!(counted.bytes.0, counted.requests * bytes, "{sums:?}");
+        assert_eq!(counted.bytes.1, counted.bytes.0 * 2, "{sums:?}");
+    }
+    requests(&sums)
 }
 
 /// Whether some row was being written.
 fn has_note(directory: &Path) -> bool {
-    let opened = Table::open(directory, SLOTS, BOOT).expect("readable");
-    let Opened::Table { table, .. } = opened else { panic!("the table is there") };
-    let mut slots = (0..SLOTS as u32).map(|index| table.slot(index).read());
+    let table = Table::open(directory, FEW, 1).expect("readable").table;
+    let mut slots = (0..FEW.slots).map(|index| table.slot(index).read());
     slots.any(|left| matches!(left, Ok(Some(Left { note: Note::Row(_), .. }))))
 }
 
@@ -222,7 +230,7 @@ fn m1_m2_a_process_may_die_before_any_store_of_a_recovery() {
         let copies = world.root.path().join(format!("again-{index}"));
         let again = record(&directory, &copies, |_| {
             let journal = journal(&directory, 3);
-            let opened = Refusals::with_groups(Arc::clone(&journal), SLOTS, BOOT).expect("opens");
+            let opened = Refusals::with_capacity(Arc::clone(&journal), FEW).expect("opens");
             // The first flush, as far as there is room, and without shipping.
             assert_flushed(opened.flush(i64::MAX));
         });

@@ -7,14 +7,27 @@ use super::*;
 
 #[derive(Debug, Clone)]
 enum Step {
+    /// Of so many different groups that not all have a slot; of few enough that every wider one has.
     Refuse {
         tenant: u8,
-        reason: u8,
+        route: u8,
         times: u8,
     },
     Serve {
         tenant: u8,
-        times: u8,
+        route: u8,
+        bytes: u8,
+    },
+    /// A figure of a further meter.
+    Measure {
+        tenant: u8,
+        route: u8,
+        quantity: i8,
+    },
+    /// More of a request that was counted.
+    Part {
+        tenant: u8,
+        bytes: u8,
     },
     Wait {
         seconds: u8,
@@ -32,9 +45,13 @@ enum Step {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        6 => (0..40_u8, 0..3_u8, 1..20_u8)
-            .prop_map(|(tenant, reason, times)| Step::Refuse { tenant, reason, times }),
-        3 => (0..5_u8, 1..20_u8).prop_map(|(tenant, times)| Step::Serve { tenant, times }),
+        6 => (0..4_u8, 0..40_u8, 1..20_u8)
+            .prop_map(|(tenant, route, times)| Step::Refuse { tenant, route, times }),
+        5 => (0..4_u8, 0..40_u8, 1..20_u8)
+            .prop_map(|(tenant, route, bytes)| Step::Serve { tenant, route, bytes }),
+        2 => (0..4_u8, 0..40_u8, any::<i8>())
+            .prop_map(|(tenant, route, quantity)| Step::Measure { tenant, route, quantity }),
+        1 => (0..4_u8, any::<u8>()).prop_map(|(tenant, bytes)| Step::Part { tenant, bytes }),
         3 => (0..15_u8).prop_map(|seconds| Step::Wait { seconds }),
         3 => Just(Step::Flush),
         1 => Just(Step::Fill),
@@ -42,13 +59,13 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => Just(Step::Die),
         1 => Just(Step::Restart),
     ];
-    prop::collection::vec(step, 1..60)
+    prop::collection::vec(step, 1..80)
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
     #[test]
-    fn m1_m2_every_count_is_journalled_once(steps in steps()) {
+    fn m1_m2_everything_is_journalled_once_and_to_the_last_byte(steps in steps()) {
         let root = tempfile::tempdir().expect("a temporary directory");
         let mut process = Process::start(&root.path().join("0"));
         let mut model = Sums::new();
@@ -57,31 +74,10 @@ proptest! {
         let mut deaths = 0;
         for step in steps {
             match step {
-                Step::Refuse { tenant, reason, times } => {
-                    let (tenant, reason) = (format!("tenant-{tenant}"), format!("reason-{reason}"));
-                    // Beyond the cap and without room, nothing can be counted.
-                    for _ in 0..times {
-                        let before = process.refusals.uncounted.load(Ordering::Relaxed);
-                        count(&process.refusals, now_us, &tenant, &reason);
-                        let after = process.refusals.uncounted.load(Ordering::Relaxed);
-                        let key = (Kind::Refused as u8, tenant.clone(), reason.clone());
-                        *model.entry(key).or_default() += 1 - (after - before);
-                    }
-                }
-                Step::Serve { tenant, times } => {
-                    let tenant = format!("tenant-{tenant}");
-                    for _ in 0..times {
-                        let before = process.refusals.uncounted.load(Ordering::Relaxed);
-                        process.refusals.count_unmetered(&event(&tenant, "api_calls", now_us));
-                        let after = process.refusals.uncounted.load(Ordering::Relaxed);
-                        let key = (Kind::Request as u8, tenant.clone(), "api_calls".to_owned());
-                        *model.entry(key).or_default() += 1 - (after - before);
-                    }
-                }
                 Step::Wait { seconds } => now_us += i64::from(seconds) * US_PER_SECOND / 2,
                 Step::Flush => assert_flushed(process.refusals.flush(now_us)),
                 Step::Fill => fill(&process.journal),
-                Step::Drain => add(&mut shipped, drain(&process.journal, &mut cursors)),
+                Step::Drain => add_all(&mut shipped, drain(&process.journal, &mut cursors)),
                 Step::Die => {
                     deaths += 1;
                     let next = root.path().join(deaths.to_string());
@@ -94,15 +90,19 @@ proptest! {
                     process.journal.close();
                     process = Process::start(&directory);
                 }
+                other => process.count(&other, now_us, &mut model),
             }
+            prop_assert_eq!(process.refusals.uncounted(), 0);
         }
-        add(&mut shipped, drain(&process.journal, &mut cursors));
+        add_all(&mut shipped, drain(&process.journal, &mut cursors));
         while process.refusals.flush(i64::MAX).is_err() {
-            add(&mut shipped, drain(&process.journal, &mut cursors));
+            add_all(&mut shipped, drain(&process.journal, &mut cursors));
         }
-        add(&mut shipped, drain(&process.journal, &mut cursors));
-        model.retain(|_, requests| *requests > 0);
+        add_all(&mut shipped, drain(&process.journal, &mut cursors));
+        model.retain(|_, counted| *counted != Counted::default());
+        shipped.retain(|_, counted| *counted != Counted::default());
         prop_assert_eq!(shipped, model);
+        prop_assert_eq!(process.journal.losses(), Vec::new());
     }
 }
 
@@ -117,10 +117,74 @@ impl Process {
         let refusals = open(&journal);
         Process { journal, refusals }
     }
-}
 
-fn add(sums: &mut Sums, more: Sums) {
-    for (key, requests) in more {
-        *sums.entry(key).or_default() += requests;
+    /// Counts, here and in the model.
+    fn count(&self, step: &Step, now_us: i64, model: &mut Sums) {
+        let (tenant, route) = match step {
+            Step::Refuse { tenant, route, .. }
+            | Step::Serve { tenant, route, .. }
+            | Step::Measure { tenant, route, .. } => (tenant, *route),
+            Step::Part { tenant, .. } => (tenant, 0),
+            other => panic!("{other:?} counts nothing"),
+        };
+        let (tenant, route) = (format!("tenant-{tenant}"), format!("route-{route}"));
+        let event = Event { route: &route, ..event(&tenant, "api_calls", now_us) };
+        let of = |kind: Kind, flags: Flags, label: &str| {
+            (kind as u8, flags.bits(), tenant.clone(), label.to_owned(), [0; 16])
+        };
+        let of_event = Counted {
+            requests: 1,
+            quantity_nano: event.quantity_nano,
+            bytes: (event.request_bytes, event.response_bytes),
+        };
+        match *step {
+            Step::Refuse { times, .. } => {
+                for _ in 0..times {
+                    self.refusals.count(now_us, &tenant, "a/b", "pro", "crm", &route, "limit", 429);
+                }
+                let requests = u64::from(times);
+                let quantity_nano = i128::from(times) * UNIT_NANO;
+                let counted = Counted { requests, quantity_nano, bytes: (0, 0) };
+                add(model, of(Kind::Refused, Flags::GATEWAY_MADE, "limit"), counted);
+            }
+            Step::Serve { bytes, .. } => {
+                let response_bytes = bytes.into();
+                self.refusals.count_unmetered(&Event { response_bytes, ..event });
+                let bytes = (event.request_bytes, response_bytes);
+                let counted = Counted { bytes, ..of_event };
+                add(model, of(Kind::Request, Flags::UNMETERED, "api_calls"), counted);
+            }
+            Step::Measure { quantity, .. } => {
+                let quantity_nano = quantity.into();
+                let (request_bytes, response_bytes) = (0, 0);
+                let figure = Event {
+                    meter: "tokens",
+                    quantity_nano,
+                    request_bytes,
+                    response_bytes,
+                    ..event
+                };
+                self.refusals.count_figure(&figure, Combine::Sum);
+                let flags = Flags::UNMETERED.with(Flags::MEASURED);
+                let counted = Counted { quantity_nano, ..Counted::default() };
+                add(model, of(Kind::Request, flags, "tokens"), counted);
+            }
+            Step::Part { bytes, .. } => {
+                let (requests, quantity_nano, response_bytes) = (0, 0, bytes.into());
+                let (flags, request_bytes) = (Flags::PART, 0);
+                let part = Event {
+                    flags,
+                    requests,
+                    quantity_nano,
+                    request_bytes,
+                    response_bytes,
+                    ..event
+                };
+                self.refusals.count_unmetered(&part);
+                let counted = Counted { bytes: (0, response_bytes), ..Counted::default() };
+                add(model, of(Kind::Request, Flags::UNMETERED, "api_calls"), counted);
+            }
+            _ => {}
+        }
     }
 }
