@@ -205,6 +205,15 @@ impl Gateway {
         }
     }
 
+    /// Waits until the second is over.
+    pub(crate) fn next_second(&self) {
+        let second = || self.clock.unix_us() / 1_000_000;
+        let now = second();
+        while second() == now {
+            std::thread::yield_now();
+        }
+    }
+
     pub(crate) fn ship(&self) {
         let store = self.storage.handle().store().unwrap();
         let (counts, refusals) = (Arc::clone(&self.edge.metrics), Arc::clone(&self.edge.refusals));
@@ -365,7 +374,9 @@ fn serve(mut socket: TcpStream) {
     let text = String::from_utf8_lossy(&request);
     let path = text.split(' ').nth(1).unwrap_or_default();
     let kind = path.rsplit('/').next().unwrap_or_default();
-    let head = "X-Orbit-Processing-Ms: 12.5\r\nX-Seats: 2\r\nConnection: close\r\n";
+    let is_whole = text.to_ascii_lowercase().contains("x-whole: yes");
+    let worked = if is_whole { "12" } else { "12.5" };
+    let head = format!("X-Orbit-Processing-Ms: {worked}\r\nX-Seats: 2\r\nConnection: close\r\n");
     let piece = |length: usize| format!("{length:x}\r\n{}\r\n", "y".repeat(length));
     let chunked = "Transfer-Encoding: chunked\r\n";
     let pieces = match kind {

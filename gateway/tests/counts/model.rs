@@ -31,6 +31,7 @@ pub(crate) struct Figure<'q> {
     pub(crate) window: Option<(i64, i64)>,
 }
 
+const SUMMED: u8 = 4;
 const MEASURED: u8 = 32;
 const MEMBER: u8 = 64;
 
@@ -57,8 +58,8 @@ impl Figure<'_> {
                 "data_in" => row.request_bytes + if is_on_meter { units } else { 0 },
                 "data_out" => row.response_bytes + if is_on_meter { units } else { 0 },
                 _ if !is_on_meter => 0,
-                "visits" | "imports" if row.flags & MEASURED != 0 => 1,
-                "visits" | "imports" => row.requests,
+                "visits" | "imports" if row.flags & MEASURED == 0 => row.requests,
+                "visits" | "imports" if row.flags & SUMMED == 0 => 1,
                 _ => units,
             };
         }
