@@ -249,18 +249,40 @@ impl Orbit {
         quota["limit"].as_u64().unwrap() - left
     }
 
+    /// Where requests go.
+    pub(crate) fn proxy(&self) -> &str {
+        &self.proxy
+    }
+
+    /// What it has in memory, KiB.
+    pub(crate) fn memory_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// Sends an event; it must be taken.
     pub(crate) fn event(&self, event: &Value) {
+        self.take(event, "application/cloudevents+json");
+    }
+
+    /// Sends a batch of events; all must be taken.
+    pub(crate) fn events(&self, events: &Value) {
+        self.take(events, "application/cloudevents-batch+json");
+    }
+
+    fn take(&self, event: &Value, content_type: &str) {
         let token = std::fs::read_to_string(self.home.join("data/ingest.token")).unwrap();
         let body = event.to_string();
         let fields = format!(
-            "Authorization: Bearer {}\r\nContent-Type: application/cloudevents+json\r\n\
+            "Authorization: Bearer {}\r\nContent-Type: {content_type}\r\n\
              Content-Length: {}\r\n",
             token.trim(),
             body.len()
         );
         let answer = exchange(&self.ingest, "POST /v1/events HTTP/1.1", &fields, body.as_bytes());
         assert_eq!(&answer[9..12], "202", "{answer}");
+        assert!(answer.contains("\"rejected\":[]"), "{answer}");
     }
 
     /// What the finance user sees.

@@ -70,8 +70,8 @@ pub(crate) struct Refused {
     pub(crate) by_limits: bool,
 }
 
-/// Used, start and end of the window, granted, rolled over, and of the window before its start, end
-/// and use.
+/// Used, start and end of the window, granted, rolled over, and of the last window it was in before
+/// its start, end and use.
 pub(crate) type Figures = (u64, i64, i64, u64, u64, Option<(i64, i64, u64)>);
 
 impl Standing {
@@ -260,16 +260,19 @@ impl<'w> Model<'w> {
                 && standing.quota.name == name
         };
         let standing = self.quotas.iter().find(is_it).expect("a quota of the world");
-        let (start_us, end_us, before_us) = self.zones.window(standing.calendar, unix_us);
+        let (start_us, end_us, _) = self.zones.window(standing.calendar, unix_us);
         let (_, extra) = standing.current.expect("it was rolled");
-        let before = standing.seen.contains(&before_us);
+        let last = standing.seen.range(..start_us).next_back();
         (
             standing.used_in(start_us),
             start_us,
             end_us,
             standing.granted(start_us, end_us),
             extra,
-            before.then(|| (before_us, start_us, standing.used_in(before_us))),
+            last.map(|last_us| {
+                let (_, end_us, _) = self.zones.window(standing.calendar, *last_us);
+                (*last_us, end_us, standing.used_in(*last_us))
+            }),
         )
     }
 }
