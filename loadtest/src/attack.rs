@@ -108,24 +108,31 @@ impl OnFull {
         }
     }
 
-    /// Whether a run whose disk was full was told so as set. The second result is what came of it.
+    /// Whether a run whose disk was full so many times was told so as set. The second result is what
+    /// came of it.
+    ///
+    /// A request that was admitted while there was room is answered, and what there is no room for any
+    /// more is summed: at most what was in flight at each time.
     async fn judge(
         self,
         stage: &Stage,
+        scenarios: &[Scenario],
         summary: &LoadSummary,
+        times: u32,
     ) -> Result<(Vec<String>, Fact), AttackError> {
+        let in_flight: u64 = scenarios.iter().map(|one| u64::from(one.workers())).sum();
         let refused = summary.answered(503);
         let sql = "SELECT sumIf(requests, bitAnd(flags, 4) != 0) FROM usage_events FORMAT TSV";
         let unmetered: u64 = stage.table.ask(sql).await?.trim().parse().unwrap_or(0);
-        let (all, must_not) = match self {
-            OnFull::Refuse => (refused, unmetered),
-            OnFull::ServeUnmetered => (unmetered, refused),
+        let (all, other, at_most) = match self {
+            OnFull::Refuse => (refused, unmetered, in_flight * u64::from(times)),
+            OnFull::ServeUnmetered => (unmetered, refused, 0),
         };
         let mut wrong = Vec::new();
         if all == 0 {
             wrong.push("the disk was not full, or nobody noticed: nothing was proved".to_owned());
         }
-        if must_not > 0 {
+        if other > at_most {
             wrong.push(format!(
                 "{refused} requests were refused, {unmetered} were served without a row"
             ));

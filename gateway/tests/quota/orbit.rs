@@ -17,6 +17,8 @@ const BOUND: Duration = Duration::from_mins(1);
 pub(crate) struct Home {
     directory: tempfile::TempDir,
     pub(crate) keys: Vec<ApiKey>,
+    /// Of the holding itself.
+    pub(crate) own: ApiKey,
     pub(crate) gate: Gate,
 }
 
@@ -73,7 +75,12 @@ impl Home {
         for tenant in ["acme-web", "acme-marketing", "acme-retail", "acme-brasil", "padaria"] {
             policy.push_str(&format!("[[tenant]]\nid = \"{tenant}\"\nparent = \"acme\"\n"));
         }
-        let home = Home { directory, keys, gate };
+        let own = ApiKey::generate("test").unwrap();
+        policy.push_str(&format!(
+            "[[key]]\nid = \"{}\"\ntenant = \"acme\"\nhash = \"{}\"\n",
+            own.id, own.hash
+        ));
+        let home = Home { directory, keys, own, gate };
         std::fs::create_dir(home.path("policy")).unwrap();
         std::fs::write(home.path("policy/all.toml"), policy).unwrap();
         let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
@@ -244,6 +251,9 @@ impl Orbit {
         let body: Value = serde_json::from_str(&body).unwrap();
         let quotas = body["quotas"].as_array().unwrap();
         let quota = quotas.iter().find(|quota| quota["name"] == name).unwrap();
+        if let Some(used) = quota["used"].as_u64() {
+            return used;
+        }
         // Of those above the key's own tenant only what remains is told.
         let left = quota["remaining"].as_u64().unwrap();
         quota["limit"].as_u64().unwrap() - left

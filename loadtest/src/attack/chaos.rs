@@ -78,7 +78,7 @@ pub async fn run(
     facts.push(Fact::new("bursts before kills", struck));
     facts.push(events.judge(stage, &mut verdict).await?);
     if disk.is_some() && plan.fills > 0 {
-        let (wrong, obeyed) = on_full.judge(stage, &summary).await?;
+        let (wrong, obeyed) = on_full.judge(stage, scenarios, &summary, tally.fills).await?;
         verdict.add("a full disk does what is set", tally.fills.into(), wrong);
         facts.push(obeyed);
     }

@@ -90,7 +90,7 @@ pub async fn run(
         settle(stage, Seen::new(scenarios, recordings), AuditSays::Clean, quiet).await?;
     let wrong = probes.iter().filter_map(|(when, seen, like)| unlike(when, seen, *like)).collect();
     verdict.add("what clients are told is right", probes.len() as u64, wrong);
-    let (mut wrong, obeyed) = on_full.judge(stage, &summary).await?;
+    let (mut wrong, obeyed) = on_full.judge(stage, scenarios, &summary, 1).await?;
     let failed = summary.failed();
     if failed > cut_off {
         wrong.push(format!("{} requests had no whole answer", failed - cut_off));
