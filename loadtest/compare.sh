@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# CPU time per request: Orbit doing its whole job (identity, seven levels of limits, journal,
+# CPU time per request: Orbit doing its whole job (identity, limits of five levels and a plan, journal,
 # shipping) beside a bare pingora proxy with the same threads, timeouts and allocator; five
 # alternating rounds, medians. Then a refused request beside an admitted one.
 # shellcheck source=loadtest/stage.sh

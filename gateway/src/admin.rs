@@ -1,4 +1,5 @@
-//! The operators' listener: health, readiness, metrics, the policy in force, usage of a tenant.
+//! The operators' listener: health, readiness, metrics, the policy in force, deliveries of alerts,
+//! usage of a tenant.
 //!
 //! Owns its socket, its thread and its own small runtime, so that neither a flood of traffic nor a
 //! long policy check can keep an operator out. Guarantees that everything but `/healthz` asks for

@@ -4,8 +4,8 @@
 //! event it counts as accepted survives `kill -9`; a (source, id) that was counted before is a
 //! success and counts no more ([`IngestIndex`]); so any request may be sent again, whatever came of
 //! it. An event is `subject` (the tenant), `type` (the meter), `time` and data with `quantity`, or
-//! what the meter's table names instead, and `app`; what is wrong with one is said with its index and reason, and the others are kept, unless
-//! `Prefer: handling=strict` asks for all or nothing.
+//! what the meter's table names instead, and `app`; what is wrong with one is said with its index
+//! and reason, and the others are kept, unless `Prefer: handling=strict` asks for all or nothing.
 
 mod quantity;
 mod reading;

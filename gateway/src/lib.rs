@@ -2,9 +2,10 @@
 //!
 //! The proxy itself ([`server`], [`proxy`], [`upstreams`]) identifies, routes, admits, forwards and
 //! records. Around it stand its [`settings`], the one path by which policy comes into force
-//! ([`reload`]), the operators' API ([`admin`]), the tenants' own ([`tenant_api`]), log and metrics ([`telemetry`]), the usage database
-//! ([`storage`]) and the command line ([`cli`]). It is a library so that tests and benchmarks use the
-//! same parts as the `orbit` binary, which is only `main`.
+//! ([`reload`]), the operators' API ([`admin`]), the tenants' own ([`tenant_api`]), alerts
+//! ([`alerts`]), log and metrics ([`telemetry`]), the usage database ([`storage`]) and the command
+//! line ([`cli`]). It is a library so that tests and benchmarks use the same parts as the `orbit`
+//! binary, which is only `main`.
 
 pub mod admin;
 pub mod alerts;

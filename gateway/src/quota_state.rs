@@ -1,10 +1,10 @@
 //! What quotas have counted, kept over a restart and set right by the usage database (**P3**).
 //!
-//! Counts, and how high levels are, live in mapped files of the state directory, so `kill -9` forgives nothing: the next
-//! process goes on with the count of this one, to the unit. What was counted for requests that were
-//! never answered is in it, too. Once everything earlier processes recorded is in ClickHouse,
-//! [`Reconciler`] sets that part of every count to what ClickHouse has, and goes on to do so for
-//! what other nodes count.
+//! Counts, and how high levels are, live in mapped files of the state directory, so `kill -9`
+//! forgives nothing: the next process goes on with the count of this one, to the unit. What was
+//! counted for requests that were never answered is in it, too. Once everything earlier processes
+//! recorded is in ClickHouse, [`Reconciler`] sets that part of every count to what ClickHouse has,
+//! and goes on to do so for what other nodes count.
 //!
 //! A power failure may take what was counted in the second before it, until then.
 

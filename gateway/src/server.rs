@@ -2,11 +2,11 @@
 //!
 //! One thread per core serves plain HTTP/1.1 and HTTP/2 and TLS. Each is a proxy of its own, with
 //! its own scheduler, its own accept loop on the shared sockets and its own upstream connections,
-//! so that a request never wakes another thread. (One pingora service over several threads
-//! accepts on one of them and serves on any: every event of a connection then wakes two, which
-//! costs two writes to an eventfd a request and a tenth of its CPU time.) [`ProxyServer::bind`] takes the addresses, so that a
-//! port that is taken is an error before anything starts; [`Running::drain`] stops accepting,
-//! lets requests in flight end, and then ends the threads.
+//! so that a request never wakes another thread. (One pingora service over several threads accepts
+//! on one of them and serves on any: every event of a connection then wakes two, which costs two
+//! writes to an eventfd a request and a tenth of its CPU time.) [`ProxyServer::bind`] takes the
+//! addresses, so that a port that is taken is an error before anything starts; [`Running::drain`]
+//! stops accepting, lets requests in flight end, and then ends the threads.
 
 mod patience;
 

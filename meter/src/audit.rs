@@ -1,8 +1,9 @@
 //! The audit: asks ClickHouse, and nothing else, whether anything is missing, double or different.
 //!
 //! The shipper leaves a manifest behind (`usage_batches`), how far it shipped each lane
-//! (`usage_lanes`), the losses it knows of (`usage_losses`) and how far each node is (`usage_nodes`). An [`audit`] compares these with the rows, and the rows
-//! with themselves. Guarantees:
+//! (`usage_lanes`), the losses it knows of (`usage_losses`) and how far each node is
+//! (`usage_nodes`). An [`audit`] compares these with the rows, and the rows with themselves.
+//! Guarantees:
 //!
 //! - It changes nothing: every query runs read-only.
 //! - Every number of a [`Report`] is exact; examples are bounded ([`EXAMPLES`] a check).

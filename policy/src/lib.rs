@@ -9,7 +9,8 @@
 //!
 //! Invariants (numbered in ARCHITECTURE.md): **P1** a limit never admits more than
 //! `rate x time + burst`; **P2** a refused chain leaves every level as it was; **P3** neither a
-//! reload nor a restart forgives spent allowance; **P4** bad documents change nothing and say why.
+//! reload nor a restart forgives spent allowance; **P4** bad documents change nothing and say why;
+//! **P5** a refusal names exactly what would grant it.
 
 pub mod bucket;
 pub mod calendar;

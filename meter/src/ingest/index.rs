@@ -29,12 +29,13 @@
 //!
 //! # After a power failure
 //! Another start of the machine than the table says, and a table that is not at rest: its pages and
-//! those of the journal show different moments. Then (`recovery`) each such table is repaired where it
-//! lies, so that a full disk does not stop it: entries of events that are neither in the journal nor
-//! below the shipping cursor die, and every ingested event that the journal still has is entered. Events the journal has forgotten are
-//! in the table, because [`IngestIndex::sync`] comes before the cursor moves
-//! ([`ShipSettings::before_forget`](crate::ship::ShipSettings::before_forget)). Nothing else needs the table on the
-//! disk, so nothing else syncs it.
+//! those of the journal show different moments. Then (`recovery`) each such table is repaired where
+//! it lies, so that a full disk does not stop it: entries of events that are neither in the journal
+//! nor below the shipping cursor die, and every ingested event that the journal still has is
+//! entered. Events the journal has forgotten are in the table, because [`IngestIndex::sync`] comes
+//! before the cursor moves
+//! ([`ShipSettings::before_forget`](crate::ship::ShipSettings::before_forget)). Nothing else needs
+//! the table on the disk, so nothing else syncs it.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -11,10 +11,11 @@
 //!
 //! An insert without a clear answer may still be under way. In the server it is ended before the
 //! table is read; but a stalled server or a proxy may hold a request that nobody can see yet. So it
-//! is sent again under the *same* token first: whichever arrives later is dropped by the server. But a server that is killed may have kept a
-//! token without its rows, and would drop the block for nothing; so the answer to a repeated token
-//! is believed only when the rows are counted. Only a token that is proved to have swallowed its rows is
-//! replaced, durably, before the new one is used.
+//! is sent again under the *same* token first: whichever arrives later is dropped by the server.
+//! But a server that is killed may have kept a token without its rows, and would drop the block for
+//! nothing; so the answer to a repeated token is believed only when the rows are counted. Only a
+//! token that is proved to have swallowed its rows is replaced, durably, before the new one is
+//! used.
 //!
 //! Guarantees: when this returns, the table holds every row of the batch once, and what they add up
 //! to is known. It ends no other
