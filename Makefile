@@ -72,7 +72,7 @@ chaos: $(ENGINE) release ## ten minutes of kill -9, stops, network faults and a 
 	target/release/loadtest chaos $(CHAOS) --orbit target/release/orbit --duration-s 600
 
 .PHONY: accept
-accept: $(ENGINE) release ## load tests with a verdict: limits, reloads, ledger, outage, disk, power (half an hour)
+accept: $(ENGINE) release ## load tests with a verdict: limits, ledger, outage, disk, power, quotas, alerts, ingest (40 minutes)
 	loadtest/accept.sh
 
 .PHONY: bench-ship

@@ -134,8 +134,8 @@ async fn a_tenant_sees_what_the_rows_say_and_nobody_elses() {
 
     let usage = orbit.complete(&format!("/orbit/v1/usage?per=total&{from}"), &web, &done).await;
     assert_eq!(sum(&usage, "requests"), granted, "{usage:#}");
-    let row = &usage["rows"][0];
-    assert_eq!(row["meter"], "api_calls");
+    let meters = usage["rows"].as_array().unwrap();
+    let row = meters.iter().find(|row| row["meter"] == "api_calls").expect("it asked");
     let of_web = "FROM orbit.usage_events WHERE tenant = 'acme-web' AND kind = 'request'";
     let rows = orbit
         .query(&format!(

@@ -47,7 +47,7 @@ pub(super) struct Up {
     /// The engine's native port instead of clickhouse.tcp_port
     #[arg(long, value_name = "PORT")]
     tcp_port: Option<u16>,
-    /// Where the demo upstream listens; config/policy/upstreams.toml names the same address
+    /// Where the demo upstream listens; config/policy/routes.toml names the same address
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8090")]
     demo_listen: SocketAddr,
 }
@@ -153,8 +153,8 @@ impl Tour {
         let sent = format!(
             "\x20   curl -s http://{ingest}/v1/events -H \"Authorization: Bearer $(cat {})\" \
              -H 'Content-Type: application/cloudevents+json' -d '{{\"specversion\":\"1.0\",\
-             \"id\":\"1\",\"source\":\"/tour\",\"type\":\"storage\",\"subject\":\"{SHOWN_TENANT}\",\
-             \"data\":{{\"quantity\":\"12.5\"}}}}'        # counts once, however often it is sent\n",
+             \"id\":\"1\",\"source\":\"/tour\",\"type\":\"automations\",\"subject\":\"{SHOWN_TENANT}\",\
+             \"data\":{{\"quantity\":12}}}}'        # counts once, however often it is sent\n",
             self.ingest_token_file.display()
         );
         (format!(", ingest http://{ingest}"), sent)

@@ -52,8 +52,12 @@ fn mistakes(status: &Status) -> &[Diagnostic] {
     }
 }
 
+/// A signal goes to the reloaders of all tests of this process.
+static SIGNALS: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 #[tokio::test]
 async fn bad_documents_change_nothing_and_say_why() {
+    let _no_signal = SIGNALS.lock().await;
     let home = directory();
     let (policy, reloader) = started(home.path(), false);
     let reloads = reloader.handle();
@@ -98,6 +102,7 @@ async fn unchanged_documents_are_no_new_version() {
 
 #[tokio::test]
 async fn a_document_replaced_on_disk_comes_into_force() {
+    let _no_signal = SIGNALS.lock().await;
     let home = directory();
     let (policy, reloader) = started(home.path(), true);
     let mut reloads = reloader.handle();
@@ -135,6 +140,7 @@ async fn a_directory_replaced_whole_is_followed() {
 
 #[tokio::test]
 async fn sighup_reloads() {
+    let _alone = SIGNALS.lock().await;
     let home = directory();
     let (_policy, reloader) = started(home.path(), false);
     let mut reloads = reloader.handle();

@@ -257,7 +257,7 @@ fn s1_addresses_inside_are_refused_by_default() {
 }
 
 #[test]
-fn h1_an_outbox_that_cannot_be_used_stops_nothing_and_is_told() {
+fn an_outbox_that_cannot_be_used_stops_nothing_and_is_told() {
     let receiver = Receiver::start(|_| Answer::OK);
     let mut bench = Bench::new(&[receiver.url()]);
     drop(bench.alerts.take());

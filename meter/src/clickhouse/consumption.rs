@@ -248,8 +248,8 @@ fn count(text: String) -> Result<u64, ConsumptionError> {
 fn nano(text: String) -> Result<i128, ConsumptionError> {
     let (whole, fraction) = text.split_once('.').unwrap_or((&text, ""));
     let digits = format!("{whole}{fraction:0<SCALE$}");
-    let is_short = fraction.len() <= SCALE;
-    let number = digits.parse().ok().filter(|_| is_short);
+    let is_one = !whole.is_empty() && fraction.len() <= SCALE;
+    let number = digits.parse().ok().filter(|_| is_one);
     number.ok_or(ConsumptionError::Number(text))
 }
 
