@@ -34,20 +34,28 @@ $(ENGINE): $(ENGINE_DIR)/package-lock.json
 	@touch $@
 
 .PHONY: test
-test: $(ENGINE) direction ## run every test: units, properties, loom, end to end with the real engine, OpenAPI, chaos
+test: $(ENGINE) direction ## run every test: units, properties, loom, end to end with the real engine, OpenAPI, alerts, chaos
 	cargo test --workspace
 	$(MAKE) --no-print-directory openapi
 	$(MAKE) --no-print-directory loom
+	$(MAKE) --no-print-directory alerts-short
 	$(MAKE) --no-print-directory chaos-short
 
-# Two minutes of what `make chaos` does for ten, with the binaries the tests have built.
+# The attacks of `make accept` and `make chaos` in short, with the binaries the tests have built.
+JUDGED = then echo "test result: ok. 1 passed; 0 failed"; else \
+	echo "test result: FAILED. 0 passed; 1 failed"; exit 1; fi
+
+.PHONY: alerts-short
+alerts-short: $(ENGINE)
+	cargo build --workspace --bins
+	@if target/debug/loadtest alerts --orbit target/debug/orbit --crossings 200 --over-s 15 \
+	  --gateway-kills 4 --receiver-kills 3; $(JUDGED)
+
 .PHONY: chaos-short
 chaos-short: $(ENGINE)
 	cargo build --workspace --bins
 	@if target/debug/loadtest chaos $(CHAOS) --orbit target/debug/orbit --rate 500 \
-	  --duration-s 120 --gateway-kills 20 --clickhouse-kills 6; \
-	then echo "test result: ok. 1 passed; 0 failed"; \
-	else echo "test result: FAILED. 0 passed; 1 failed"; exit 1; fi
+	  --duration-s 120 --gateway-kills 20 --clickhouse-kills 6; $(JUDGED)
 
 .PHONY: openapi
 openapi: $(ENGINE) ## hold a running gateway to its OpenAPI document with schemathesis (needs python3)
