@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use orbit_policy::Snapshot;
-use orbit_policy::snapshot::{ApiTier, LimitState, LimitUsage, Plan, SupportLevel, Tenant};
+use orbit_policy::snapshot::{Entitlements, LimitState, LimitUsage, Tenant};
 use serde::Serialize;
 
 use super::quotas::{self, Quota};
@@ -29,7 +29,8 @@ pub(super) struct Limits {
     pub(super) quotas: Vec<Quota>,
 }
 
-/// A plan as sold; `None` is unlimited.
+/// The plan, and the figures in force: what overrides and add-ons say stands in the place of the
+/// plan's. `None` is unlimited.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct PlanFacts {
     pub(super) id: String,
@@ -85,7 +86,7 @@ pub(super) fn answer(view: &View) -> Bytes {
         status: chosen.status.as_str(),
         at: words::rfc3339(view.at.unix_us),
         policy_version: snapshot.version(),
-        plan: plan(snapshot.plan_of(chosen)),
+        plan: plan(snapshot, chosen),
         apps: apps
             .map(|app| AppFacts { id: app.id.to_string(), title: app.title.to_string() })
             .collect(),
@@ -125,22 +126,15 @@ fn describe(snapshot: &Snapshot, own: &Tenant, limit: &LimitUsage) -> Limit {
     }
 }
 
-fn plan(plan: &Plan) -> PlanFacts {
+fn plan(snapshot: &Snapshot, chosen: &Tenant) -> PlanFacts {
+    let Entitlements { plan, figures, .. } = snapshot.entitlements_of(chosen);
     PlanFacts {
         id: plan.id.to_string(),
         title: plan.title.to_string(),
-        users: plan.users,
-        app_count: plan.app_count,
-        storage_gb: plan.storage_gb,
-        support: match plan.support {
-            SupportLevel::Basic => "8/5",
-            SupportLevel::Premium => "12/7",
-            SupportLevel::Enterprise => "24/7",
-        },
-        api_tier: match plan.api_tier {
-            ApiTier::Basic => "basic",
-            ApiTier::Complete => "complete",
-            ApiTier::Premium => "premium",
-        },
+        users: figures.users,
+        app_count: figures.app_count,
+        storage_gb: figures.storage_gb,
+        support: figures.support.as_str(),
+        api_tier: figures.api_tier.as_str(),
     }
 }
