@@ -93,13 +93,18 @@ impl Table {
 
     /// Fails with every row that is not as it must be.
     pub(crate) fn close(self, least: usize) {
-        let Table { rows, mismatches } = self;
+        let rows = self.rows;
         assert!(rows >= least, "{rows} rows were looked at, and not {least}");
-        assert!(
-            mismatches.is_empty(),
-            "{} of {rows} rows:\n{}",
-            mismatches.len(),
-            mismatches.join("\n")
-        );
+        assert!(self.mismatches.is_empty(), "{} of {rows} rows, told below", self.mismatches.len());
+    }
+}
+
+impl Drop for Table {
+    /// Tells the mismatches, also where the test could not go on to its end.
+    #[expect(clippy::print_stderr, reason = "the rows are what a failure is about")]
+    fn drop(&mut self) {
+        for mismatch in &self.mismatches {
+            eprintln!("{mismatch}");
+        }
     }
 }

@@ -15,7 +15,7 @@ use crate::up::{self, Up};
 use crate::upstream::Upstream;
 
 /// After this a state that should come is not coming.
-const BOUND: Duration = Duration::from_secs(30);
+const BOUND: Duration = Duration::from_secs(15);
 /// Between two looks for it.
 const PAUSE: Duration = Duration::from_millis(10);
 
