@@ -152,13 +152,15 @@ fn members(c: &mut Criterion) {
     let names: Vec<String> =
         (0..50_000).map(|number| format!("user-{number}@example.com")).collect();
     let admit = |name: Option<&String>| {
-        let header = |field: &str| name.filter(|_| field == "x-user").map(|name| name.as_bytes());
+        let header = |field: &str| name.filter(|_| field == "x-user").map(String::as_bytes);
         match policy.decide(&Call { header: &header, ..call(&key, 1_000) }) {
             Decision::Admit(admission) => drop(black_box(admission)),
             Decision::Deny(denial) => panic!("{:?}", denial.reason),
         }
     };
-    names.iter().for_each(|name| admit(Some(name)));
+    for name in &names {
+        admit(Some(name));
+    }
     group.bench_function("nobody, three quotas", |b| b.iter(|| admit(None)));
     group.bench_function("one known user, three quotas", |b| b.iter(|| admit(Some(&names[0]))));
     let mut turn = names.iter().cycle();

@@ -56,7 +56,7 @@ impl MemberKeeper {
     /// To be called before the first request, by the process that holds the lock on `directory`.
     pub fn start(
         directory: &Path,
-        policy: Arc<Policy>,
+        policy: &Policy,
         clock: Arc<Clock>,
     ) -> Result<MemberKeeper, MemberError> {
         describe_metrics();

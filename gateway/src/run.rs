@@ -208,17 +208,13 @@ impl Parts {
         let paths = settings.policy.paths.clone();
         let limit_state = LimitState::open(&settings.limits.directory)?;
         let quota_state = QuotaState::open(&settings.limits.directory, &clock)?;
-        let policy_settings = PolicySettings {
-            max_dynamic_keys: settings.policy.max_dynamic_keys,
-            hash_key: limit_state.hash_key(),
-            memory: quota_state.memory(),
-        };
+        let kept = policy_settings(&settings, &limit_state, &quota_state);
         let (policy, loaded) =
-            reload::start_policy(&paths, &policy_settings, &clock).map_err(RunError::Policy)?;
+            reload::start_policy(&paths, &kept, &clock).map_err(RunError::Policy)?;
         let after_crash = settings.limits.after_crash;
         let limits = limit_state.resume(Arc::clone(&policy), Arc::clone(&clock), after_crash)?;
         let state = &settings.limits.directory;
-        let members = MemberKeeper::start(state, Arc::clone(&policy), Arc::clone(&clock))?;
+        let members = MemberKeeper::start(state, &policy, Arc::clone(&clock))?;
         // Before anything lets the window pass in which an earlier process was killed.
         let (alerts, refusal_counts) = start_alerts(&settings, &policy, &clock)?;
 
@@ -431,6 +427,18 @@ fn start_ingest(
     };
     let started = IngestServer::start(address, state);
     started.map(Some).map_err(|source| RunError::Ingest { address, source })
+}
+
+fn policy_settings(
+    settings: &Settings,
+    limits: &LimitState,
+    quotas: &QuotaState,
+) -> PolicySettings {
+    PolicySettings {
+        max_dynamic_keys: settings.policy.max_dynamic_keys,
+        hash_key: limits.hash_key(),
+        memory: quotas.memory(),
+    }
 }
 
 fn ship_settings(

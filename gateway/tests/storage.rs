@@ -46,6 +46,7 @@ fn m4_an_engine_that_does_not_start_is_waited_for_but_for_the_first_time() {
     let status = storage.handle().status();
     assert!(!status.reachable && !status.migrated, "{status:?}");
     fs::remove_dir(&obstacle).unwrap();
+    #[expect(clippy::disallowed_methods, reason = "a bound on the test, not a measurement")]
     let began = Instant::now();
     while !storage.handle().status().migrated {
         assert!(began.elapsed() < BOUND, "{:?}", storage.handle().status());
@@ -69,6 +70,7 @@ fn m4_a_database_that_neither_answers_nor_refuses_is_not_waited_for() {
         url: Some(format!("http://{}", silent.local_addr().unwrap())),
         ..ClickHouse::default()
     };
+    #[expect(clippy::disallowed_methods, reason = "a bound on the test, not a measurement")]
     let began = Instant::now();
     let storage = Storage::start(&settings, Path::new(PROGRAM)).unwrap();
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());

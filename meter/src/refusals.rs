@@ -249,6 +249,7 @@ impl Refusals {
 
     /// A slot for a group, or the leave to be without one: while there is no table.
     #[cold]
+    #[expect(clippy::option_option, reason = "a group without a slot is not the lack of a group")]
     fn take_slot(&self, is_needed: bool) -> Option<Option<u32>> {
         let mut free = locked(&self.free);
         let kept = if is_needed { 0 } else { self.capacity.reserve };

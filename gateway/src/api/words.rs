@@ -20,6 +20,7 @@ mod tests {
     use super::per_second;
 
     #[test]
+    #[expect(clippy::float_cmp, reason = "as written, to the last bit")]
     fn rates_are_as_written_and_never_nothing() {
         assert_eq!(per_second(1_000_000_000 / 60 + 1), 60.0);
         assert_eq!(per_second(10_000), 100_000.0);

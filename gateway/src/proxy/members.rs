@@ -12,33 +12,30 @@ use orbit_policy::Admission;
 use orbit_policy::meters::figure::UNIT_NANO;
 
 use super::Edge;
-use super::exchange::Exchange;
 
-impl Exchange {
-    /// Writes the members of a request beside `row`, which counts it.
-    pub(super) fn write_members(&self, edge: &Edge, admission: &Admission, row: &Event<'_>) {
-        let permit = &admission.permit;
-        let written = permit.snapshot().members().written();
-        for member in permit.members() {
-            if !member.is_new && written.has(member.row) {
-                continue;
-            }
-            let event = Event {
-                request_id: member.id,
-                flags: Flags::MEMBER,
-                requests: 0,
-                quantity_nano: UNIT_NANO,
-                request_bytes: 0,
-                response_bytes: 0,
-                duration_us: 0,
-                upstream_us: 0,
-                meter: &member.meter.id,
-                ..*row
-            };
-            if edge.journal.append(&event).is_err() {
-                edge.refusals.count_unmetered(&event);
-            }
-            written.note(member.row);
+/// Writes the members of a request beside `row`, which counts it.
+pub(super) fn write(edge: &Edge, admission: &Admission, row: &Event<'_>) {
+    let permit = &admission.permit;
+    let written = permit.snapshot().members().written();
+    for member in permit.members() {
+        if !member.is_new && written.has(member.row) {
+            continue;
         }
+        let event = Event {
+            request_id: member.id,
+            flags: Flags::MEMBER,
+            requests: 0,
+            quantity_nano: UNIT_NANO,
+            request_bytes: 0,
+            response_bytes: 0,
+            duration_us: 0,
+            upstream_us: 0,
+            meter: &member.meter.id,
+            ..*row
+        };
+        if edge.journal.append(&event).is_err() {
+            edge.refusals.count_unmetered(&event);
+        }
+        written.note(member.row);
     }
 }

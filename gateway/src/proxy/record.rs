@@ -20,6 +20,7 @@ use orbit_policy::{Admission, Nanos};
 use super::Edge;
 use super::exchange::Exchange;
 use super::measure::{Beside, Flown};
+use super::members;
 use crate::settings::OnFull;
 
 /// An answer that takes longer is counted while it goes on, and its bytes are written as often.
@@ -122,7 +123,7 @@ impl Exchange {
         let flown = &self.flown(self.request_bytes, self.response_bytes);
         let beside = Beside { row: &event, flown };
         let changes = self.write_figures(edge, admission, beside);
-        self.write_members(edge, admission, &event);
+        members::write(edge, admission, &event);
         self.change_levels(edge, &changes);
         self.written_at(now);
         self.leave_open();

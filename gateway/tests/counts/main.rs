@@ -129,7 +129,7 @@ fn request(gateway: &Gateway, random: &mut Random, world: &World, room: Room) ->
 /// A batch of events on any meter, dated now, late or ahead.
 fn events(gateway: &Gateway, random: &mut Random, number: &mut u64, room: Room) {
     let now_us = gateway.clock.unix_us();
-    let all: Vec<Value> = (0..1 + random.below(5))
+    let all: Vec<Value> = (0..=random.below(5))
         .map(|_| {
             *number += 1;
             let tenant = *random.pick(&TENANTS);

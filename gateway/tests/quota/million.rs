@@ -31,6 +31,7 @@ impl Names {
     /// From `ORBIT_SEED`, or new ones.
     fn new() -> Names {
         let given = std::env::var("ORBIT_SEED").ok().and_then(|seed| seed.parse().ok());
+        #[expect(clippy::disallowed_methods, reason = "others in every run")]
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         Names(given.unwrap_or(now.as_micros() as u64))
     }
@@ -102,6 +103,7 @@ fn tell(orbit: &Orbit, names: &Names, users: std::ops::Range<u64>) {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "a test that fails shows its seed")]
 fn a_million_users_are_counted_within_the_stated_error_in_bounded_memory() {
     let plan = "quotas = [{ name = \"users\", meter = \"active_users\", limit = 50_000, \
                 per = \"year\", at_limit = \"allow_and_bill\" }]";

@@ -164,12 +164,14 @@ impl Orbit {
         let settings = format!(
             "[server]\nlisten = [\"127.0.0.1:0\"]\n\
              [admin]\nlisten = \"127.0.0.1:0\"\ntoken_file = \"token\"\n\
-             [ingest]\nlisten = \"\"\n[policy]\npaths = [{policy:?}]\n\
+             [ingest]\nlisten = \"\"\n[policy]\npaths = [\"{}\"]\n\
              [limits]\ndirectory = \"state\"\n[journal]\ndirectory = \"journal\"\n\
              segment_bytes = 1048576\nmax_bytes = 67108864\n\
              [clickhouse]\nmode = \"external\"\nurl = \"http://{}\"\nuser = \"orbit\"\n\
-             password_file = {password:?}\n[log]\nformat = \"json\"\n",
-            self.database
+             password_file = \"{}\"\n[log]\nformat = \"json\"\n",
+            policy.display(),
+            self.database,
+            password.display()
         );
         std::fs::write(data.join("orbit.toml"), settings).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_orbit"))

@@ -131,9 +131,14 @@ impl Used {
             let missing = missing.map(Option::unwrap_or_default);
             sum.bytes.iter_mut().zip(missing).for_each(|(sum, missing)| *sum -= missing);
         } else {
-            let (found, bytes) = (known.found_bytes, known.bytes);
+            let (found, bytes, left) = (known.found_bytes, known.bytes, sum.bytes);
+            let (tenant, route) = place;
             findings.add(Check::Bytes, Some(id), || {
-                format!("its rows say {found:?} bytes to and fro, not {bytes:?}")
+                format!(
+                    "its {} rows say {found:?} bytes to and fro, not {bytes:?}; {left:?} are left \
+                     in sums of `{tenant}` on `{route}`",
+                    known.rows
+                )
             });
         }
         let Some((meter, nano)) = expected.figure.as_ref().filter(|_| known.figures == 0) else {
@@ -185,9 +190,15 @@ impl Used {
         answered: &BTreeSet<u16>,
         findings: &mut Findings,
     ) -> u64 {
+        let naming = expectations.iter().filter(|kind| kind.user.is_some());
+        let naming: BTreeSet<&str> = naming.map(|kind| &*kind.tenant).collect();
         let mut users = BTreeMap::<&str, [BTreeSet<&str>; 2]>::new();
         for (number, kind) in expectations.iter().enumerate() {
-            let Some(user) = &kind.user else { continue };
+            if !naming.contains(&*kind.tenant) {
+                continue;
+            }
+            // Whoever does not say who it is, is the user with the empty name.
+            let user = kind.user.as_deref().unwrap_or_default();
             let [may, must] = users.entry(&kind.tenant).or_default();
             may.insert(user);
             if answered.contains(&(number as u16)) {

@@ -95,6 +95,7 @@ impl Store {
     /// Says how far lanes were shipped. Where less was said than before, nothing changes; saying it
     /// again does no harm.
     pub async fn tell_lanes(&self, lanes: &[ShippedLane]) -> Result<(), StoreError> {
+        const COLUMNS: &str = "node, epoch, lane, shipped, advanced_at";
         let mut rows = Rows::default();
         for ShippedLane { lane: LaneKey { node, epoch, lane }, shipped, at_us } in lanes {
             rows.number(node.to_le_bytes())
@@ -103,7 +104,6 @@ impl Store {
                 .number(shipped.to_le_bytes())
                 .number(milliseconds(*at_us));
         }
-        const COLUMNS: &str = "node, epoch, lane, shipped, advanced_at";
         self.insert_rows("usage_lanes", COLUMNS, rows.into_bytes()).await
     }
 

@@ -53,14 +53,12 @@ pub(super) fn open(
             resolve(table, &witness);
         }
     }
-    if is_new {
-        if journal.epoch() > 1 {
-            tracing::warn!(
-                ?directory,
-                "no index of ingested events was found: what was ingested and shipped earlier \
-                 would be counted again if it were sent again"
-            );
-        }
+    if is_new && journal.epoch() > 1 {
+        tracing::warn!(
+            ?directory,
+            "no index of ingested events was found: what was ingested and shipped earlier would \
+             be counted again if it were sent again"
+        );
     }
     let is_there = tables.grow_for_us(now_us).map_err(failed)?;
     if is_there && (is_new || has_doubtful || !damaged.is_empty()) {

@@ -94,7 +94,8 @@ impl Table {
                 drop(fs::remove_file(&path));
                 return Ok(None);
             }
-            other => drop(other?),
+            Ok(_) => {}
+            Err(error) => return Err(error),
         }
         let words = Words::open(&path, self.words())?;
         let [magic, layout] =

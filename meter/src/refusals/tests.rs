@@ -66,7 +66,9 @@ fn add(sums: &mut Sums, of: Of, more: Counted) {
 }
 
 fn add_all(sums: &mut Sums, more: Sums) {
-    more.into_iter().for_each(|(of, counted)| add(sums, of, counted));
+    for (of, counted) in more {
+        add(sums, of, counted);
+    }
 }
 
 /// What was counted of requests, of either kind.

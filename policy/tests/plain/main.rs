@@ -139,6 +139,7 @@ fn live_through(zones: &Zones, seed: u64) -> [usize; 2] {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "a test that fails shows its seed")]
 fn p1_p2_a_million_decisions_are_those_of_a_plain_model() {
     let zones = Zones::new();
     let given = std::env::var("ORBIT_SEED").ok().and_then(|seed| seed.parse().ok());

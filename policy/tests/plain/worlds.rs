@@ -111,7 +111,7 @@ fn quotas(random: &mut Random, most: u64) -> Vec<Quota> {
             let grace = if at_limit == AtLimit::Bill { 0 } else { random.below(3) };
             Quota {
                 name: format!("quota-{number}"),
-                meter: *random.pick(&["api_calls", "api_calls", "visits", "data_in"]),
+                meter: random.pick::<&str>(&["api_calls", "api_calls", "visits", "data_in"]),
                 period: random.below(PERIODS.len() as u64) as usize,
                 limit: random.below(40),
                 grace,

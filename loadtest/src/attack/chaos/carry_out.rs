@@ -129,10 +129,8 @@ impl<'a> Attacks<'a> {
         match action {
             Action::Kill(Victim::Gateway) => {
                 let gateway = &mut self.stage.gateway;
-                let killed = match gateway.is_running() {
-                    true => self.burst.strike(async || gateway.kill().await).await,
-                    false => false,
-                };
+                let killed =
+                    gateway.is_running() && self.burst.strike(async || gateway.kill().await).await;
                 *gateway_kills += u32::from(killed);
                 self.starting_ns = None;
             }

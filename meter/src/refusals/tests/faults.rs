@@ -62,7 +62,7 @@ fn a_file_that_was_never_finished_is_made_anew() {
 fn a_table_that_is_not_ours_is_set_aside() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join(table::NAME);
-    std::fs::write(&path, [7; 70_000]).expect("writable");
+    std::fs::write(&path, vec![7; 70_000]).expect("writable");
     let journal = journal(directory.path(), 4);
     let refusals = open(&journal);
     assert!(!refusals.is_volatile());
