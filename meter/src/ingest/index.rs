@@ -262,7 +262,7 @@ impl Tables {
 
     /// Makes another table in time. While the disk has no room for one, the last is used to nine
     /// tenths.
-    fn grow_if_needed(&mut self, now_us: i64) -> io::Result<()> {
+    pub(super) fn grow_if_needed(&mut self, now_us: i64) -> io::Result<()> {
         let Some(table) = self.current() else { return self.grow(now_us) };
         let (slots, entries) = (table.slots() as u64, table.entries());
         if entries < slots * 3 / 5 {

@@ -110,6 +110,12 @@ impl Tables {
     /// Enters every ingested event that the journal holds and the tables do not.
     fn enter_journalled(&mut self, journal: &Journal, now_us: i64) -> io::Result<()> {
         let (mut seen, mut entered) = (0_u64, 0_u64);
+        // On a full disk the table that is there has to do: who ships, and makes room, must start.
+        if let Err(error) = self.grow_if_needed(now_us)
+            && error.kind() != io::ErrorKind::StorageFull
+        {
+            return Err(error);
+        }
         for lane in journal.lanes() {
             let Some(mut reader) = journal.reader(lane, None) else { continue };
             while let Some(frame) = reader.read().map_err(io::Error::other)? {
@@ -120,7 +126,10 @@ impl Tables {
                 seen += 1;
                 let key = Key::of(row.request_id());
                 if !self.contains(key) {
-                    self.vacant(key, now_us)?.0.place(key, frame.id, now_us);
+                    let placed = |table: &Arc<Generation>| table.place(key, frame.id, now_us);
+                    if !self.current().is_some_and(placed) {
+                        self.vacant(key, now_us)?.0.place(key, frame.id, now_us);
+                    }
                     entered += 1;
                 }
             }

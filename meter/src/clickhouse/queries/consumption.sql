@@ -14,9 +14,8 @@ SELECT
     plan,
     meter,
     toString(
-        sumIf(requests, bitAnd(flags, 32) = 0)
-            + countIf(bitAnd(flags, 36) = 32)
-            + sum(if(bitAnd(flags, 36) = 36, toUInt64(greatest(quantity, 0)), 0))
+        toUInt128(sumIf(requests, bitAnd(flags, 32) = 0) + countIf(bitAnd(flags, 36) = 32))
+            + sum(if(bitAnd(flags, 36) = 36, toUInt128(greatest(quantity, 0)), toUInt128(0)))
     ) AS counted,
     toString(sum(toUInt128(greatest(ceil(quantity), 0)))) AS units,
     toString(sum(request_bytes)) AS request_bytes,
