@@ -12,8 +12,8 @@
 //!   gateway to a tenant: here, in header fields, and in refusals
 //!   ([`proxy::refusal`](crate::proxy)). Operators, by the admin API, see everything.
 //! - Nothing is taken from a limit and nothing is metered; but one key can ask ten times a second
-//!   only ([`brake`]), and the database is asked a few questions at a time, each for a few seconds,
-//!   and fewer for each root of the tree ([`desk`]).
+//!   only (`brake`), and the database is asked a few questions at a time, each for a few seconds,
+//!   and fewer for each root of the tree (`desk`).
 //! - Parameters are read strictly, and every error is a problem as the proxy's.
 //! - A tenant that is not served may still ask why.
 

@@ -9,7 +9,7 @@
 //!   has its row;
 //! - `refusals`: per tenant, route and status, refused rows add up to the answers the gateway made
 //!   and gave no row of their own;
-//! - `quantities`, `bytes`, `members`: what was used, see [`used`];
+//! - `quantities`, `bytes`, `members`: what was used, see `used`;
 //! - `sequences`: every (node, epoch, lane) of the run is dense from 0: count = distinct = last + 1
 //!
 //! An answer made by the gateway (problem details) may be recorded either way, by a row or in a

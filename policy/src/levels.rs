@@ -1,12 +1,12 @@
 //! Levels of gauges: how high each tenant's own is, and quotas of them.
 //!
 //! A tenant's own level is what the latest event on the gauge said of it, and what requests changed
-//! since ([`own`]): the same as `meter/src/clickhouse/queries/consumption_levels.sql` makes of the
+//! since (`own`): the same as `meter/src/clickhouse/queries/consumption_levels.sql` makes of the
 //! rows. It goes where the tenant goes. At a quota, the level is the sum of the own levels of all
 //! tenants it holds: those at and below where it stands; of a plan, those who have the plan from
 //! there.
 //!
-//! A [`LevelQuota`] has no window: a level lasts until something is deleted. It looks only at requests
+//! A `LevelQuota` has no window: a level lasts until something is deleted. It looks only at requests
 //! that raise its gauge, and by how much they may:
 //!
 //! * a body of a known length, or what a header of the request says, is reserved as the request is

@@ -3,7 +3,7 @@
 //! Once a second every limit is asked whether anything of it is spent. The share of a minute in
 //! which that is so is the rate of what was admitted over the limit's own
 //! ([`Snapshot::is_rate_in_use`]), so requests do nothing for it. A limit that was in use for more
-//! than [`BUSY_PERCENT`] of each of the last five minutes, and not less at their end than at their
+//! than `BUSY_PERCENT` of each of the last five minutes, and not less at their end than at their
 //! beginning, is told, once while it lasts. One that fills slowly works off a burst for longer than
 //! that: it must be in use for twice the time in which it fills.
 

@@ -4,7 +4,7 @@
 //! the end. An answer that goes on for long must neither hold the watermark nor lose its bytes
 //! with a crash: it is counted while it goes on, marked [`Flags::OPEN`], and what flows afterwards
 //! is in further rows of the same request id, marked [`Flags::PART`], each with the bytes since
-//! the row before. Figures of further meters are rows of their own beside these ([`super::measure`]).
+//! the row before. Figures of further meters are rows of their own beside these (`measure`).
 //! An upgrade (WebSocket) and a stream of events are counted as their header
 //! leaves, any other answer at the first piece that comes [`LONG_ANSWER`] after the request; parts
 //! follow as often while something flows, and one at the end. A part with no bytes is not written.
