@@ -16,8 +16,9 @@ use crate::snapshot::Snapshot;
 
 impl Quota {
     /// Gives it its words; only the first call counts. `begins`: it counts from the moment on at which
-    /// its snapshot comes into force.
-    pub(crate) fn put_at(&self, place: Place, begins: bool) {
+    /// its snapshot comes into force, which is `from_us` (unix microseconds) or later.
+    pub(crate) fn put_at(&self, place: Place, begins: bool, from_us: i64) {
+        self.from_us.store(from_us, Ordering::Relaxed);
         self.begins.store(begins, Ordering::Relaxed);
         self.place.get_or_init(|| place);
         let is_fresh = self.since_us() == i64::MAX;
@@ -46,11 +47,13 @@ impl Quota {
         quota
     }
 
-    /// Takes over from the quota before; does nothing the second time.
+    /// Takes over from the quota before; does nothing the second time. The first call may be for
+    /// something dated in a window that is over: what is used is that of the window of now.
     pub(super) fn settle(self: &Arc<Self>, unix_us: i64) {
         if self.is_settled.load(Ordering::Acquire) {
             return;
         }
+        let unix_us = unix_us.max(self.from_us.load(Ordering::Relaxed));
         let mut heritage = self.heritage.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(from) = heritage.take() {
             from.settle(unix_us);

@@ -577,6 +577,27 @@ fn p1_a_request_during_a_reload_is_in_the_rows_or_counted_live() {
 }
 
 #[test]
+fn p3_an_event_of_the_window_before_takes_over_what_is_used_in_this_one() {
+    let quota = |name: &str| {
+        format!(r#"{{ name = "{name}", meter = "api_calls", limit = 12, per = "day" }}"#)
+    };
+    let policy = policy(&quota("a"), "", "");
+    assert_eq!(of_ten(&policy, "/", NOON_US), 10);
+    let readings = Cell::new(0);
+    // It comes once the new snapshot is in force, and before its quotas begin.
+    let now = || {
+        if readings.replace(readings.get() + 1) == 1 {
+            let at_us = NOON_US - 24 * HOUR_US;
+            policy.charge_event(&event("holding", "api_calls", at_us), 1, NOON_US);
+        }
+        crate::Reading { mono: Nanos(0), unix_us: NOON_US }
+    };
+    policy.apply(&source(&documents(&quota("b"), "", "", "")), now).expect("valid");
+    assert_eq!(used(&policy, "b", NOON_US), 10);
+    assert_eq!(of_ten(&policy, "/", NOON_US), 2);
+}
+
+#[test]
 fn p3_only_a_quota_of_the_same_meter_takes_over() {
     let quota = |name: &str, meter: &str| {
         format!(r#"{{ name = "{name}", meter = "{meter}", limit = 100, per = "day" }}"#)
