@@ -266,6 +266,18 @@ fn beyond_the_limit_a_throttle_decides_and_is_counted() {
 }
 
 #[test]
+fn beyond_the_limit_a_request_of_no_cost_counts_where_it_is_one_and_takes_nothing_of_a_rate() {
+    let plan = r#"{ name = "calls", meter = "api_calls", limit = 4, per = "day", at_limit = "throttle_to", throttle = { rate = 1, per = "minute", burst = 3 } }"#;
+    let counts = "[[meter]]\nid = \"api_calls\"\naggregate = \"count\"\nvalue = \"cost\"\n";
+    let policy = policy_in(InMemory::shared(), &documents(plan, "", "", counts));
+    assert_eq!(of_ten(&policy, "/free", NOON_US), 10);
+    assert_eq!(used(&policy, "calls", NOON_US), 10);
+    assert_eq!(of_ten(&policy, "/", NOON_US), 3);
+    assert_eq!(of_ten(&policy, "/free", NOON_US), 10);
+    assert_eq!(used(&policy, "calls", NOON_US), 23);
+}
+
+#[test]
 fn p2_what_a_throttle_gave_is_put_back_when_a_wider_level_refuses() {
     let throttled = r#"quotas = [{ name = "calls", meter = "api_calls", limit = 0, per = "day", at_limit = "throttle_to", throttle = { rate = 1, per = "hour", burst = 5 } }]"#;
     let policy =
