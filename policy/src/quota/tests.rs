@@ -560,14 +560,16 @@ fn reload_under_traffic(policy: &Policy, text: &str) -> Vec<i64> {
 fn p1_a_request_during_a_reload_is_in_the_rows_or_counted_live() {
     let calls = r#"{ name = "calls", meter = "api_calls", limit = 100, per = "day" }"#;
     let more = format!("{calls}, {}", calls.replace("\"calls\"", "\"more\""));
-    let own = format!("plan = \"q\"\nquotas = [{}]", calls.replace("\"calls\"", "\"own\""));
-    let q = "[[plan]]\nid = \"q\"\n";
+    let other = |plan: &str| {
+        let tenant = "[[tenant]]\nid = \"other\"\nlevel = \"team\"\nparent = \"holding\"\n";
+        documents(calls, "", "", &format!("[[plan]]\nid = \"q\"\n{tenant}{plan}\n"))
+    };
     let renamed = calls.replace("\"calls\"", "\"more\"");
     for (before, after, name) in [
         (documents(calls, "", "", ""), documents(&more, "", "", ""), "more"),
         (documents(calls, "", "", ""), documents(&renamed, "", "", ""), "more"),
-        // All quotas of plans begin anew when a tenant has no plan of its own any more.
-        (documents(calls, "", &own, q), documents(calls, "", "", q), "calls"),
+        // All quotas of plans begin anew when any tenant has no plan of its own any more.
+        (other("plan = \"q\""), other(""), "calls"),
     ] {
         let policy = policy_in(InMemory::shared(), &before);
         policy.equip(|snapshot| {
