@@ -39,6 +39,9 @@ pub const MAX_LEVELS: usize = 2;
 /// What is asked for by a request whose change is not known beforehand.
 pub(crate) const UNKNOWN: u64 = u64::MAX;
 
+/// The most a request whose change is known asks for: more than any level has room for.
+pub(crate) const MOST_KNOWN: u64 = UNKNOWN - 1;
+
 /// The levels below a place and what is reserved there, as one number. Signed: changes by requests
 /// may take a level below 0.
 #[derive(Debug)]

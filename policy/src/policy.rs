@@ -142,8 +142,9 @@ impl Policy {
     /// known by its tenant (or key) and its name; a limit that appears where another one
     /// disappears takes over what that one had spent.
     ///
-    /// `now` is asked twice: for the instant the documents are resolved for, and once they are in
-    /// force, since building them takes time in which requests went on.
+    /// `now` is asked for the instant the documents are resolved for, and again once they are in
+    /// force, since building them takes time in which requests went on: for the buckets, and for each
+    /// quota that begins to count.
     pub fn apply(
         &self,
         sources: &[Source],
@@ -160,11 +161,11 @@ impl Policy {
         let next = Arc::new(next);
         let _turn = self.handing_over.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         self.levels.hand_over(&next, || self.current.store(Arc::clone(&next)));
-        let now = now();
+        let in_force = now().mono;
         for bucket in &next.inherited {
-            bucket.settle(now.mono);
+            bucket.settle(in_force);
         }
-        next.begin_quotas(now.unix_us);
+        next.begin_quotas(&|| now().unix_us);
         Ok(applied)
     }
 

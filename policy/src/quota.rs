@@ -100,6 +100,8 @@ pub(crate) struct Quota {
     successor: OnceLock<Arc<Quota>>,
     /// Whether it begins to count when its snapshot comes into force.
     begins: AtomicBool,
+    /// The instant its snapshot is of, unix microseconds; set with the place.
+    from_us: AtomicI64,
 }
 
 /// The answer of a quota to a request.
@@ -197,6 +199,7 @@ impl Quota {
             heritage: Mutex::new(heritage),
             successor: OnceLock::new(),
             begins: AtomicBool::new(false),
+            from_us: AtomicI64::new(i64::MIN),
         }
     }
 

@@ -552,7 +552,7 @@ pub(super) fn settle(snapshot: &Snapshot, previous: Option<&Snapshot>, levels: &
         };
         let is_changed = is_changed && slot.level == Level::Plan;
         let begins = previous.is_some() && (same.is_none() || is_changed);
-        quota.put_at(same.cloned().unwrap_or_else(fresh), begins);
+        quota.put_at(same.cloned().unwrap_or_else(fresh), begins, snapshot.at_us);
         if snapshot.meter(quota.rules.meter).aggregate == Aggregate::Distinct {
             quota.count_distinct(&snapshot.members);
         }

@@ -346,7 +346,8 @@ impl<'c, 'a> Chain<'c, 'a> {
             Answer::Billed => Step::Billed,
             Answer::Refused(exhausted) => Step::UsedUp(exhausted),
             Answer::Stale => Step::Sealed,
-            Answer::Throttled if self.cost == 0 => Step::Exempt,
+            // It takes nothing of a rate; of a meter that counts it is one all the same.
+            Answer::Throttled if self.cost == 0 => Step::Billed,
             Answer::Throttled => self.throttle(quota, look),
         }
     }

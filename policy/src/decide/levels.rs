@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::refusals::Refusals;
 use super::{Call, Denial, Permit};
-use crate::levels::{LevelQuota, MAX_LEVELS, Sum, UNKNOWN};
+use crate::levels::{LevelQuota, MAX_LEVELS, MOST_KNOWN, Sum, UNKNOWN};
 use crate::meters::{MeterId, MeterValue, figure};
 use crate::snapshot::{Route, Snapshot};
 
@@ -44,12 +44,12 @@ impl Rises {
     fn read_all(&mut self, snapshot: &Snapshot, route: &Route, call: &Call<'_>) {
         for (rise, meter) in self.0.iter_mut().zip(&route.levels) {
             *rise = match (&snapshot.meter(*meter).value, call.body) {
-                (MeterValue::RequestBytes, Body::Length(bytes)) => bytes,
+                (MeterValue::RequestBytes, Body::Length(bytes)) => bytes.min(MOST_KNOWN),
                 (MeterValue::RequestBytes | MeterValue::ResponseHeader(_), Body::Unknown)
                 | (MeterValue::ResponseHeader(_), Body::Length(1..)) => UNKNOWN,
                 (MeterValue::RequestHeader(name), _) => {
                     let figure = (call.header)(name).and_then(figure::signed_nano);
-                    figure::whole_units(figure.unwrap_or(0))
+                    figure::whole_units(figure.unwrap_or(0)).min(MOST_KNOWN)
                 }
                 _ => 0,
             };

@@ -4,7 +4,8 @@
 //! request counts if it is dated after that event. So a level depends on what is known of it and not
 //! on the order in which it became known, as that of the rows does; of an event and a change of the
 //! same microsecond the event is later. A level is kept to the ninth digit, and counts where it is
-//! summed in whole units, rounded up.
+//! summed in whole units, rounded up. Figures may be so large that they reach the ends of what is
+//! kept; there they stay.
 //!
 //! What is known here is what this process saw and what was in the rows when they were last read
 //! ([`Own::read`]). Of its own changes the last ones are remembered one by one, so that an event that
@@ -20,7 +21,7 @@ use crate::quota::Words;
 
 /// Changes that are remembered one by one.
 const RECENT: usize = 64;
-/// The largest level, and the lowest: sums of them stay far from their ends.
+/// The largest level, and the lowest, as it is summed: sums of them stay far from their ends.
 const MAX_UNITS: i64 = 1 << 56;
 const UNIT_NANO: i128 = 1_000_000_000;
 
@@ -95,10 +96,10 @@ impl Own {
         amount: u64,
     ) {
         let mut state = self.lock();
-        state.changed_nano += by_nano;
+        state.changed_nano = state.changed_nano.saturating_add(by_nano);
         let mut next = state.level_nano;
         if at_us > state.told_us {
-            next += by_nano;
+            next = next.saturating_add(by_nano);
             state.remember(at_us, by_nano);
         }
         let by = state.set(next);
@@ -122,9 +123,10 @@ impl Own {
         state.recent.retain(|(change_us, _)| *change_us > at_us);
         let is_unsure = at_us < since_us || state.forgotten.is_some_and(|(last, _)| last > at_us);
         state.forgotten = state.forgotten.filter(|(last_us, _)| *last_us > at_us);
-        let recent: i128 = state.recent.iter().map(|(_, by)| by).sum();
+        let changes = state.recent.iter().map(|(_, by)| *by);
+        let level_nano = changes.fold(level_nano, i128::saturating_add);
         let forgotten = state.forgotten.map_or(0, |(_, by)| by.max(0));
-        state.move_to(level_nano + recent + forgotten);
+        state.move_to(level_nano.saturating_add(forgotten));
         is_unsure
     }
 
@@ -139,8 +141,8 @@ impl Own {
         state.told_us = told_us;
         state.recent.retain(|(change_us, _)| *change_us > told_us);
         state.forgotten = state.forgotten.filter(|(last_us, _)| *last_us > told_us);
-        let on_its_way = state.changed_nano - read.own_nano;
-        state.move_to(read.level_nano + on_its_way);
+        let on_its_way = state.changed_nano.saturating_sub(read.own_nano);
+        state.move_to(read.level_nano.saturating_add(on_its_way));
     }
 
     /// Counts at these sums too, from now on.
@@ -183,7 +185,7 @@ impl State {
             && let Some((oldest_us, oldest_nano)) = self.recent.pop_front()
         {
             let (last_us, sum) = self.forgotten.unwrap_or((i64::MIN, 0));
-            self.forgotten = Some((last_us.max(oldest_us), sum + oldest_nano));
+            self.forgotten = Some((last_us.max(oldest_us), sum.saturating_add(oldest_nano)));
         }
         self.recent.push_back((at_us, by_nano));
     }

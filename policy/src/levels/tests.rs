@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::decide::tests::hash_of;
 use crate::keys::tests::key_text;
+use crate::meters::figure;
 use crate::quota::{InMemory, Memory, QuotaView, Reported, begin_process};
 use crate::random::Random;
 use crate::{
@@ -310,6 +311,49 @@ fn headers_raise_and_lower_levels() {
     drop(denied(kept(Body::Unknown)));
     store(&policy, admitted(kept(Body::None)), "kept", -NANO, 2);
     drop(admitted(kept(Body::Unknown)));
+}
+
+/// The largest figure a header can say.
+const LARGEST: &str = "99999999999999999999999999999.999999999";
+
+#[test]
+fn p1_a_figure_beyond_every_room_is_refused_for_ever() {
+    let quotas = |more: &str| {
+        format!(r#"quotas = [{{ name = "seats", meter = "seats", limit = 10{more} }}]"#)
+    };
+    let seats = |policy: &Policy, header| ask(policy, "web", "/told", Body::None, Some(header));
+    let blocked = policy(&documents(&quotas(""), PARENTS, &|_| String::new()));
+    // The last three are what does not fit, or just so, into 64 bits.
+    for header in ["11", "100000000000000000000", LARGEST, "18446744073709551615"] {
+        let Reason::QuotaExhausted(exhausted) = denied(seats(&blocked, header)).reason else {
+            panic!("refused for something else");
+        };
+        assert_eq!((exhausted.used, exhausted.limit), (0, 10), "{header}");
+    }
+    let bytes = policy(&documents(&quota(10, ""), PARENTS, &|_| String::new()));
+    drop(denied(upload(&bytes, "web", u64::MAX)));
+    // Where it is billed, levels stay at their end.
+    let billed = quotas(", at_limit = \"allow_and_bill\"");
+    let billed = policy(&documents(&billed, PARENTS, &|_| String::new()));
+    let by_nano = figure::signed_nano(LARGEST.as_bytes()).expect("a figure");
+    for after_us in 1..=100 {
+        store(&billed, admitted(seats(&billed, LARGEST)), "seats", by_nano, after_us);
+    }
+    assert_eq!(seats_in_use(&billed), 1 << 56);
+    let at =
+        |after_us| Reported { path: "web", plan: "p", meter: "seats", at_us: NOON_US + after_us };
+    billed.tell_level("web", &at(0), by_nano);
+    let read = LevelRead { level_nano: by_nano, told_us: Some(NOON_US), own_nano: -by_nano };
+    billed.set_levels("seats", &[("web".to_owned(), read)]);
+    assert_eq!(seats_in_use(&billed), 1 << 56);
+    billed.tell_level("web", &at(101), 3 * NANO);
+    assert_eq!(seats_in_use(&billed), 3);
+}
+
+fn seats_in_use(policy: &Policy) -> u64 {
+    let snapshot = policy.load();
+    let quotas = snapshot.quotas_of("web", NOON_US).expect("there");
+    quotas.iter().find(|quota| quota.meter == "seats").expect("there").used
 }
 
 #[test]

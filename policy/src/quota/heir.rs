@@ -2,8 +2,9 @@
 //!
 //! Taking over seals the counter of the quota before, so that every unit is counted at exactly one of
 //! the two (**P1**), and makes what it had the base of the new one (**P3**). The new one counts what
-//! is dated from the swap of the snapshots on: all requests that are dated so are decided with the
-//! new snapshot. What is dated before is in the rows, and replaces that base once they are read.
+//! is dated from an instant on that is read once all that was counted before is in that base: so what
+//! is in it is dated before, is in the rows, and is not lost when they replace it. A request that was
+//! on its way at that instant may count twice, in the rows and by itself; none counts at neither.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -15,11 +16,13 @@ use crate::snapshot::Snapshot;
 
 impl Quota {
     /// Gives it its words; only the first call counts. `begins`: it counts from the moment on at which
-    /// its snapshot comes into force.
-    pub(crate) fn put_at(&self, place: Place, begins: bool) {
+    /// its snapshot comes into force, which is `from_us` (unix microseconds) or later.
+    pub(crate) fn put_at(&self, place: Place, begins: bool, from_us: i64) {
+        self.from_us.store(from_us, Ordering::Relaxed);
         self.begins.store(begins, Ordering::Relaxed);
         self.place.get_or_init(|| place);
-        if begins && self.is_settled.load(Ordering::Acquire) {
+        let is_fresh = self.since_us() == i64::MAX;
+        if begins && is_fresh && self.is_settled.load(Ordering::Acquire) {
             // One that was taken over from earlier counts again.
             self.counter().fold();
         }
@@ -44,11 +47,13 @@ impl Quota {
         quota
     }
 
-    /// Takes over from the quota before; does nothing the second time.
+    /// Takes over from the quota before; does nothing the second time. The first call may be for
+    /// something dated in a window that is over: what is used is that of the window of now.
     pub(super) fn settle(self: &Arc<Self>, unix_us: i64) {
         if self.is_settled.load(Ordering::Acquire) {
             return;
         }
+        let unix_us = unix_us.max(self.from_us.load(Ordering::Relaxed));
         let mut heritage = self.heritage.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(from) = heritage.take() {
             from.settle(unix_us);
@@ -69,13 +74,18 @@ impl Quota {
         self.rules.entry(&window, |entry| self.counter().seal(entry))
     }
 
-    /// Its snapshot is in force, and `unix_us` is now.
-    fn begin(self: &Arc<Self>, unix_us: i64) {
-        self.settle(unix_us);
+    /// Its snapshot is in force; `now` reads the clock, unix microseconds.
+    fn begin(self: &Arc<Self>, now: &impl Fn() -> i64) {
+        if !self.is_settled.load(Ordering::Acquire) {
+            self.settle(now());
+        }
         let begins = self.begins.swap(false, Ordering::Relaxed);
         if let Some(place) = self.place().filter(|_| begins) {
+            // Whoever reads rows in between finds that all of them are the base's: what is folded by
+            // then may count twice until they are read again, never not at all.
+            place.since_us.store(i64::MAX, Ordering::Release);
             self.counter().fold();
-            place.since_us.store(unix_us, Ordering::Release);
+            place.count_from(now);
         }
     }
 
@@ -104,11 +114,25 @@ impl Place {
     pub(crate) fn new(words: &'static Words, is_kept: bool, since_us: i64) -> Place {
         Place { words, is_kept, since_us: Arc::new(AtomicI64::new(since_us)) }
     }
+
+    /// Counts what is dated from now on. All that was counted before, here or in the base, is dated
+    /// before that instant: of the clock's microsecond, too, and while the instant is written.
+    fn count_from(&self, now: &impl Fn() -> i64) {
+        let mut ahead_us = 1_i64;
+        loop {
+            let since_us = now().saturating_add(ahead_us);
+            self.since_us.store(since_us, Ordering::Release);
+            if now() < since_us {
+                return;
+            }
+            ahead_us = ahead_us.saturating_mul(2);
+        }
+    }
 }
 
 impl Snapshot {
-    /// It is in force, and `unix_us` is now.
-    pub(crate) fn begin_quotas(&self, unix_us: i64) {
-        self.quota_slots().for_each(|(_, quota)| quota.begin(unix_us));
+    /// It is in force; `now` reads the clock, unix microseconds.
+    pub(crate) fn begin_quotas(&self, now: &impl Fn() -> i64) {
+        self.quota_slots().for_each(|(_, quota)| quota.begin(now));
     }
 }

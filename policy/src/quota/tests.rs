@@ -2,6 +2,7 @@
 
 mod model;
 
+use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::*;
@@ -265,6 +266,18 @@ fn beyond_the_limit_a_throttle_decides_and_is_counted() {
 }
 
 #[test]
+fn beyond_the_limit_a_request_of_no_cost_counts_where_it_is_one_and_takes_nothing_of_a_rate() {
+    let plan = r#"{ name = "calls", meter = "api_calls", limit = 4, per = "day", at_limit = "throttle_to", throttle = { rate = 1, per = "minute", burst = 3 } }"#;
+    let counts = "[[meter]]\nid = \"api_calls\"\naggregate = \"count\"\nvalue = \"cost\"\n";
+    let policy = policy_in(InMemory::shared(), &documents(plan, "", "", counts));
+    assert_eq!(of_ten(&policy, "/free", NOON_US), 10);
+    assert_eq!(used(&policy, "calls", NOON_US), 10);
+    assert_eq!(of_ten(&policy, "/", NOON_US), 3);
+    assert_eq!(of_ten(&policy, "/free", NOON_US), 10);
+    assert_eq!(used(&policy, "calls", NOON_US), 23);
+}
+
+#[test]
 fn p2_what_a_throttle_gave_is_put_back_when_a_wider_level_refuses() {
     let throttled = r#"quotas = [{ name = "calls", meter = "api_calls", limit = 0, per = "day", at_limit = "throttle_to", throttle = { rate = 1, per = "hour", burst = 5 } }]"#;
     let policy =
@@ -525,8 +538,77 @@ fn whoever_has_a_plan_of_its_own_counts_at_that() {
     // Without one, it has that from above, whose count is read anew from then on.
     let now = || crate::Reading { mono: Nanos(0), unix_us: NOON_US + 1 };
     policy.apply(&source(&team("")), now).expect("valid");
-    assert_eq!(all(&policy), [("holding".to_owned(), "calls".to_owned(), 0, NOON_US + 1)]);
+    assert_eq!(all(&policy), [("holding".to_owned(), "calls".to_owned(), 0, NOON_US + 2)]);
     assert_eq!(of_rows(&policy, "holding/team", "q"), [counts("holding", "calls")]);
+}
+
+/// Requests go on while a reload is under way: one more after each reading of the clock, the first of
+/// which is taken before the new snapshot is made.
+fn reload_under_traffic(policy: &Policy, text: &str) -> Vec<i64> {
+    let (time, dates) = (Cell::new(NOON_US), RefCell::new(Vec::new()));
+    let now = || {
+        let unix_us = time.replace(time.get() + 2);
+        assert!(matches!(ask(policy, "/", unix_us + 1), Decision::Admit(_)));
+        dates.borrow_mut().push(unix_us + 1);
+        crate::Reading { mono: Nanos(0), unix_us }
+    };
+    policy.apply(&source(text), now).expect("valid");
+    dates.into_inner()
+}
+
+#[test]
+fn p1_a_request_during_a_reload_is_in_the_rows_or_counted_live() {
+    let calls = r#"{ name = "calls", meter = "api_calls", limit = 100, per = "day" }"#;
+    let more = format!("{calls}, {}", calls.replace("\"calls\"", "\"more\""));
+    let other = |plan: &str| {
+        let tenant = "[[tenant]]\nid = \"other\"\nlevel = \"team\"\nparent = \"holding\"\n";
+        documents(calls, "", "", &format!("[[plan]]\nid = \"q\"\n{tenant}{plan}\n"))
+    };
+    let renamed = calls.replace("\"calls\"", "\"more\"");
+    for (before, after, name) in [
+        (documents(calls, "", "", ""), documents(&more, "", "", ""), "more"),
+        (documents(calls, "", "", ""), documents(&renamed, "", "", ""), "more"),
+        // All quotas of plans begin anew when any tenant has no plan of its own any more.
+        (other("plan = \"q\""), other(""), "calls"),
+    ] {
+        let policy = policy_in(InMemory::shared(), &before);
+        policy.equip(|snapshot| {
+            let quotas = snapshot.quotas_of("team", NOON_US).expect("there");
+            for window in quotas.iter().filter_map(|quota| quota.window) {
+                assert!(window.base == 0 || window.since_us == i64::MAX, "not in force yet");
+            }
+        });
+        assert_eq!(of_ten(&policy, "/", NOON_US - 1), 10);
+        let dates = reload_under_traffic(&policy, &after);
+        let snapshot = policy.load();
+        let quotas = snapshot.quotas_of("team", NOON_US).expect("there");
+        let quota = quotas.iter().find(|quota| quota.name == name).expect("there");
+        let window = quota.window.expect("it has windows");
+        let not_in_rows = dates.iter().filter(|date| **date >= window.since_us).count() as u64;
+        let live = quota.used - window.base;
+        assert!(not_in_rows <= live, "{not_in_rows} of {dates:?} are not in rows, {live} live");
+    }
+}
+
+#[test]
+fn p3_an_event_of_the_window_before_takes_over_what_is_used_in_this_one() {
+    let quota = |name: &str| {
+        format!(r#"{{ name = "{name}", meter = "api_calls", limit = 12, per = "day" }}"#)
+    };
+    let policy = policy(&quota("a"), "", "");
+    assert_eq!(of_ten(&policy, "/", NOON_US), 10);
+    let readings = Cell::new(0);
+    // It comes once the new snapshot is in force, and before its quotas begin.
+    let now = || {
+        if readings.replace(readings.get() + 1) == 1 {
+            let at_us = NOON_US - 24 * HOUR_US;
+            policy.charge_event(&event("holding", "api_calls", at_us), 1, NOON_US);
+        }
+        crate::Reading { mono: Nanos(0), unix_us: NOON_US }
+    };
+    policy.apply(&source(&documents(&quota("b"), "", "", "")), now).expect("valid");
+    assert_eq!(used(&policy, "b", NOON_US), 10);
+    assert_eq!(of_ten(&policy, "/", NOON_US), 2);
 }
 
 #[test]
