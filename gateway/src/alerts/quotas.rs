@@ -5,7 +5,8 @@
 //! and those whose window ended, are read. What was told of a quota is kept ([`Told`]), so nothing
 //! is told twice; what was counted is kept by the counters, so what a killed process did not get
 //! round to is found by the next one. A window that is over is judged once more, by what was
-//! allowed in it: a counter remembers the last window it counted in, however long ago.
+//! allowed in it, and again whenever something is counted in it late: a counter remembers the last
+//! window it counted in, however long ago.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -198,37 +199,28 @@ impl QuotaWatch {
         let new = || Watched { told: Told::nothing(window, view.allowance()), seen: None };
         let watched = self.watched.entry(view.key).or_insert_with(new);
         if watched.told.window != window {
-            *watched = new();
+            watched.told.go_on(window, view.allowance());
+            watched.seen = None;
         }
         watched
     }
 
-    /// Judges the window that is over, if nobody has since it is.
+    /// Judges the window that is over, where something was counted in it since it last was.
     fn judge_the_last(&mut self, view: &QuotaView<'_>, now_us: i64, found: &mut Found<'_>) {
         let Some(last) = view.window.and_then(|window| window.previous) else { return };
-        let window = Some(Span { start_us: last.start_us, end_us: last.end_us });
+        let window = Span { start_us: last.start_us, end_us: last.end_us };
         let known = self.watched.get(&view.key).and_then(|watched| watched.told.window);
-        if known.is_some_and(|known| known.start_us > last.start_us) {
+        if last.used == 0 && known != Some(window) {
             return;
         }
-        let is_known = known == window;
-        if !is_known && last.used == 0 {
-            return;
-        }
-        // Nobody looked at it: what the documents say now is the best there is.
-        let new = || Watched { told: Told::nothing(window, last.limit), seen: None };
+        // If nobody looked at it, what the documents say now is the best there is.
+        let new = || Watched { told: Told::nothing(Some(window), last.limit), seen: None };
         let watched = self.watched.entry(view.key).or_insert_with(new);
-        if !is_known {
-            *watched = new();
-        }
-        if watched.told.is_over {
-            return;
-        }
-        watched.told.is_over = true;
-        let allowance = watched.told.allowance;
-        let usage = Usage { seen: watched.seen, used: last.used, allowance };
-        for crossing in watched.told.cross(view.thresholds, usage) {
-            let standing = Standing::of(view);
+        let Some(told) = watched.told.of_past(window, last.limit) else { return };
+        let allowance = told.allowance;
+        let Some(crossings) = told.judge(view.thresholds, last.used) else { return };
+        for crossing in crossings {
+            let (standing, window) = (Standing::of(view), Some(window));
             found.signals.push(tell(crossing, standing, window, last.used, allowance, now_us));
         }
         found.findings.told.insert(view.key, watched.told.clone());

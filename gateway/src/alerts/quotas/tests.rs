@@ -43,8 +43,12 @@ impl Bench {
     }
 
     fn count(&self, amount: u64, now_us: i64) {
+        self.count_late(amount, now_us, now_us);
+    }
+
+    fn count_late(&self, amount: u64, at_us: i64, now_us: i64) {
         self.policy.roll(now_us);
-        let calls = Reported { path: "acme", plan: "p", meter: "api_calls", at_us: now_us };
+        let calls = Reported { path: "acme", plan: "p", meter: "api_calls", at_us };
         self.policy.charge_event(&calls, amount, now_us);
     }
 
@@ -175,6 +179,36 @@ fn h3_a_window_that_is_over_is_judged_by_what_was_allowed_in_it() {
     bench.count(9, START_US + HOUR_US);
     assert_eq!(bench.look(START_US + HOUR_US), NOTHING, "9 of 19");
     assert_eq!(bench.look(START_US + 2 * HOUR_US), NOTHING);
+}
+
+#[test]
+fn m11_a_crossing_by_what_is_counted_late_is_told_by_what_was_allowed_then() {
+    let next_us = START_US + HOUR_US;
+    let mut bench = Bench::new(HOURLY);
+    bench.count(7, START_US);
+    assert_eq!(bench.look(START_US), ["50 at 7 of 10"]);
+    assert_eq!(bench.look(next_us), NOTHING, "it is judged");
+    bench.count_late(1, START_US, next_us);
+    assert_eq!(bench.look(next_us), ["80 at 8 of 10"]);
+    // Also when something was told of the next window, and by other documents.
+    bench.count(1, next_us);
+    assert_eq!(bench.look(next_us), NOTHING);
+    let other = "limit = 4, per = \"hour\", thresholds = [25, 90]";
+    bench.reload(other, "", next_us);
+    assert_eq!(bench.look(next_us), ["25 at 1 of 4"]);
+    bench.restart(other);
+    bench.count_late(1, START_US, next_us);
+    assert_eq!(bench.look(next_us), NOTHING, "9 of 10, of which 90 % were not asked for");
+    bench.count_late(1, START_US, next_us);
+    assert_eq!(bench.look(next_us), ["quota.exhausted at 10 of 10"]);
+    bench.count_late(1, START_US, next_us);
+    assert_eq!(bench.look(next_us), NOTHING);
+    // All of it is late.
+    let mut bench = Bench::new(HOURLY);
+    bench.count(1, next_us);
+    assert_eq!(bench.look(next_us), NOTHING);
+    bench.count_late(5, START_US, next_us);
+    assert_eq!(bench.look(next_us), ["50 at 5 of 10"]);
 }
 
 #[test]
