@@ -19,6 +19,7 @@ use super::forecast::{self, Forecast, Trend};
 use super::outbox::Findings;
 use super::signal::{self, Kind, Signal};
 use super::told::{At, Crossing, Span, Told, Usage};
+use super::watch::KEPT_US;
 use crate::api::words::rfc3339;
 
 /// What is known of all quotas of the policy in force.
@@ -114,7 +115,7 @@ impl QuotaWatch {
         let quotas = snapshot.quotas_of(tenant, now_us).unwrap_or_default();
         for view in quotas.iter().filter(|view| view.full_name == name && view.allowance() == 0) {
             let standing = Standing::of(view);
-            let watched = self.current(standing);
+            let watched = self.current(standing, now_us);
             if let Some(crossing) = watched.told.tell(At::Exhausted, 0) {
                 let told = watched.told.clone();
                 found.signals.push(tell(crossing, standing, standing.window, view.used, 0, now_us));
@@ -146,10 +147,22 @@ impl QuotaWatch {
             })
             .collect();
         self.trends.retain(|key, _| there.contains(key));
-        // One that is put back before its window is over must not be told again.
-        let is_over = |span: Span| now_us >= span.end_us + (span.end_us - span.start_us);
-        self.watched.retain(|key, watched| {
-            let keep = there.contains(key) || !watched.told.window.is_none_or(is_over);
+        // One that is put back before its window is over, or soon, must not be told again.
+        self.watched.retain(|key, Watched { told, .. }| {
+            let is_there = there.contains(key);
+            let gone_us = match told.window {
+                None if !is_there => Some(told.gone_us.unwrap_or(now_us)),
+                _ => None,
+            };
+            if gone_us != told.gone_us {
+                told.gone_us = gone_us;
+                found.findings.told.insert(*key, told.clone());
+            }
+            let until_us = match told.window {
+                Some(span) => span.end_us + (span.end_us - span.start_us),
+                None => gone_us.unwrap_or(now_us) + KEPT_US,
+            };
+            let keep = is_there || now_us < until_us;
             if !keep {
                 found.findings.told.remove(key);
                 found.findings.forgotten.push(*key);
@@ -175,7 +188,7 @@ impl QuotaWatch {
         }
         let before = known.map(|known| known.told.clone());
         let usage = |seen| Usage { seen, used: view.used, allowance: view.allowance() };
-        let watched = self.current(standing);
+        let watched = self.current(standing, now_us);
         let crossings = watched.told.cross(view.thresholds, usage(watched.seen));
         watched.seen = Some(view.used);
         for crossing in crossings {
@@ -194,9 +207,13 @@ impl QuotaWatch {
     }
 
     /// What is told of the quota in its current window.
-    fn current(&mut self, standing: Standing<'_>) -> &mut Watched {
+    fn current(&mut self, standing: Standing<'_>, now_us: i64) -> &mut Watched {
         let Standing { view, window } = standing;
-        let new = || Watched { told: Told::nothing(window, view.allowance()), seen: None };
+        let nothing = || match window {
+            Some(_) => Told::nothing(window, view.allowance()),
+            None => Told::nothing_of_level(view.allowance(), now_us),
+        };
+        let new = || Watched { told: nothing(), seen: None };
         let watched = self.watched.entry(view.key).or_insert_with(new);
         if watched.told.window != window {
             watched.told.go_on(window, view.allowance());

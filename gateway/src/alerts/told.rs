@@ -8,7 +8,8 @@
 //!
 //! A level (of storage, say) has no windows and goes up and down. Its crossings are episodes with
 //! numbers: one begins when it rises over a threshold, and the next can only begin after it fell
-//! below by [`LEVEL_SLACK_PERCENT`] of what is allowed, so that one that trembles is told once.
+//! below by [`LEVEL_SLACK_PERCENT`] of what is allowed, so that one that trembles is told once. Where
+//! nothing is allowed, none is over before something is.
 
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +45,10 @@ pub struct Told {
     pub window: Option<Span>,
     /// What was allowed when it was last looked at: a window that is over is judged by its own.
     pub allowance: u64,
+    /// Since when no document has such a level, unix microseconds.
+    pub gone_us: Option<i64>,
+    /// What comes before the number of a level's first episode.
+    before_first: u64,
     /// Once the window is over: what it was judged by.
     judged: Option<Judged>,
     /// The window before this one.
@@ -93,7 +98,21 @@ pub struct Crossing {
 impl Told {
     /// Nothing yet.
     pub fn nothing(window: Option<Span>, allowance: u64) -> Told {
-        Told { window, allowance, judged: None, last: None, marks: Vec::new() }
+        Told {
+            window,
+            allowance,
+            gone_us: None,
+            before_first: 0,
+            judged: None,
+            last: None,
+            marks: Vec::new(),
+        }
+    }
+
+    /// Nothing yet of a level that is first seen now (unix microseconds). Its episodes are numbered
+    /// from there, so that they are others than those of one that was forgotten.
+    pub fn nothing_of_level(allowance: u64, now_us: i64) -> Told {
+        Told { before_first: now_us.cast_unsigned(), ..Told::nothing(None, allowance) }
     }
 
     /// Goes on to another window, and keeps the one that was.
@@ -178,14 +197,14 @@ impl Told {
 
     /// Says that use is above a threshold. Returns the crossing unless it was told before.
     pub fn tell(&mut self, at: At, allowance: u64) -> Option<Crossing> {
-        let is_level = self.window.is_none();
+        let (is_level, before_first) = (self.window.is_none(), self.before_first);
         let mark = self.mark(at);
         if mark.above {
             return None;
         }
         mark.above = true;
         if is_level {
-            let number = mark.told_for.pop().unwrap_or_default() + 1;
+            let number = mark.told_for.pop().unwrap_or(before_first) + 1;
             mark.told_for.push(number);
             return Some(Crossing { at, occasion: number });
         }
@@ -208,6 +227,10 @@ impl Told {
 
     /// From here on it can be crossed again, if use is far enough below.
     fn rearm(&mut self, at: At, used: u64, allowance: u64, percent: u16) {
+        // Where nothing is allowed, it stays used up.
+        if allowance == 0 {
+            return;
+        }
         let slack = if self.window.is_none() { LEVEL_SLACK_PERCENT } else { 0 };
         let Some(mark) = self.marks.iter_mut().find(|mark| mark.at == at) else { return };
         if used == 0 || !reaches(used, allowance, percent.saturating_sub(slack)) {
