@@ -5,7 +5,8 @@
 //! and those whose window ended, are read. What was told of a quota is kept ([`Told`]), so nothing
 //! is told twice; what was counted is kept by the counters, so what a killed process did not get
 //! round to is found by the next one. A window that is over is judged once more, by what was
-//! allowed in it: a counter remembers the last window it counted in, however long ago.
+//! allowed in it, and again whenever something is counted in it late: a counter remembers the last
+//! window it counted in, however long ago.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use super::forecast::{self, Forecast, Trend};
 use super::outbox::Findings;
 use super::signal::{self, Kind, Signal};
 use super::told::{At, Crossing, Span, Told, Usage};
+use super::watch::KEPT_US;
 use crate::api::words::rfc3339;
 
 /// What is known of all quotas of the policy in force.
@@ -113,7 +115,7 @@ impl QuotaWatch {
         let quotas = snapshot.quotas_of(tenant, now_us).unwrap_or_default();
         for view in quotas.iter().filter(|view| view.full_name == name && view.allowance() == 0) {
             let standing = Standing::of(view);
-            let watched = self.current(standing);
+            let watched = self.current(standing, now_us);
             if let Some(crossing) = watched.told.tell(At::Exhausted, 0) {
                 let told = watched.told.clone();
                 found.signals.push(tell(crossing, standing, standing.window, view.used, 0, now_us));
@@ -145,10 +147,22 @@ impl QuotaWatch {
             })
             .collect();
         self.trends.retain(|key, _| there.contains(key));
-        // One that is put back before its window is over must not be told again.
-        let is_over = |span: Span| now_us >= span.end_us + (span.end_us - span.start_us);
-        self.watched.retain(|key, watched| {
-            let keep = there.contains(key) || !watched.told.window.is_none_or(is_over);
+        // One that is put back before its window is over, or soon, must not be told again.
+        self.watched.retain(|key, Watched { told, .. }| {
+            let is_there = there.contains(key);
+            let gone_us = match told.window {
+                None if !is_there => Some(told.gone_us.unwrap_or(now_us)),
+                _ => None,
+            };
+            if gone_us != told.gone_us {
+                told.gone_us = gone_us;
+                found.findings.told.insert(*key, told.clone());
+            }
+            let until_us = match told.window {
+                Some(span) => span.end_us + (span.end_us - span.start_us),
+                None => gone_us.unwrap_or(now_us) + KEPT_US,
+            };
+            let keep = is_there || now_us < until_us;
             if !keep {
                 found.findings.told.remove(key);
                 found.findings.forgotten.push(*key);
@@ -174,7 +188,7 @@ impl QuotaWatch {
         }
         let before = known.map(|known| known.told.clone());
         let usage = |seen| Usage { seen, used: view.used, allowance: view.allowance() };
-        let watched = self.current(standing);
+        let watched = self.current(standing, now_us);
         let crossings = watched.told.cross(view.thresholds, usage(watched.seen));
         watched.seen = Some(view.used);
         for crossing in crossings {
@@ -193,42 +207,37 @@ impl QuotaWatch {
     }
 
     /// What is told of the quota in its current window.
-    fn current(&mut self, standing: Standing<'_>) -> &mut Watched {
+    fn current(&mut self, standing: Standing<'_>, now_us: i64) -> &mut Watched {
         let Standing { view, window } = standing;
-        let new = || Watched { told: Told::nothing(window, view.allowance()), seen: None };
+        let nothing = || match window {
+            Some(_) => Told::nothing(window, view.allowance()),
+            None => Told::nothing_of_level(view.allowance(), now_us),
+        };
+        let new = || Watched { told: nothing(), seen: None };
         let watched = self.watched.entry(view.key).or_insert_with(new);
         if watched.told.window != window {
-            *watched = new();
+            watched.told.go_on(window, view.allowance());
+            watched.seen = None;
         }
         watched
     }
 
-    /// Judges the window that is over, if nobody has since it is.
+    /// Judges the window that is over, where something was counted in it since it last was.
     fn judge_the_last(&mut self, view: &QuotaView<'_>, now_us: i64, found: &mut Found<'_>) {
         let Some(last) = view.window.and_then(|window| window.previous) else { return };
-        let window = Some(Span { start_us: last.start_us, end_us: last.end_us });
+        let window = Span { start_us: last.start_us, end_us: last.end_us };
         let known = self.watched.get(&view.key).and_then(|watched| watched.told.window);
-        if known.is_some_and(|known| known.start_us > last.start_us) {
+        if last.used == 0 && known != Some(window) {
             return;
         }
-        let is_known = known == window;
-        if !is_known && last.used == 0 {
-            return;
-        }
-        // Nobody looked at it: what the documents say now is the best there is.
-        let new = || Watched { told: Told::nothing(window, last.limit), seen: None };
+        // If nobody looked at it, what the documents say now is the best there is.
+        let new = || Watched { told: Told::nothing(Some(window), last.limit), seen: None };
         let watched = self.watched.entry(view.key).or_insert_with(new);
-        if !is_known {
-            *watched = new();
-        }
-        if watched.told.is_over {
-            return;
-        }
-        watched.told.is_over = true;
-        let allowance = watched.told.allowance;
-        let usage = Usage { seen: watched.seen, used: last.used, allowance };
-        for crossing in watched.told.cross(view.thresholds, usage) {
-            let standing = Standing::of(view);
+        let Some(told) = watched.told.of_past(window, last.limit) else { return };
+        let allowance = told.allowance;
+        let Some(crossings) = told.judge(view.thresholds, last.used) else { return };
+        for crossing in crossings {
+            let (standing, window) = (Standing::of(view), Some(window));
             found.signals.push(tell(crossing, standing, window, last.used, allowance, now_us));
         }
         found.findings.told.insert(view.key, watched.told.clone());

@@ -3,11 +3,13 @@
 //! A crossing of a window is known by its threshold and the allowance it is a share of. Once told
 //! it is not told again in that window, however often a process starts or documents are loaded. If
 //! the allowance is raised so far that use is below the threshold again, and use then grows over
-//! it, that is another crossing, of another allowance.
+//! it, that is another crossing, of another allowance. A window that is over is kept beside the one
+//! after it, as what is counted late may still cross in it.
 //!
 //! A level (of storage, say) has no windows and goes up and down. Its crossings are episodes with
 //! numbers: one begins when it rises over a threshold, and the next can only begin after it fell
-//! below by [`LEVEL_SLACK_PERCENT`] of what is allowed, so that one that trembles is told once.
+//! below by [`LEVEL_SLACK_PERCENT`] of what is allowed, so that one that trembles is told once. Where
+//! nothing is allowed, none is over before something is.
 
 use serde::{Deserialize, Serialize};
 
@@ -43,9 +45,24 @@ pub struct Told {
     pub window: Option<Span>,
     /// What was allowed when it was last looked at: a window that is over is judged by its own.
     pub allowance: u64,
-    /// Whether the window is over, and what was used in it has been judged.
-    pub is_over: bool,
+    /// Since when no document has such a level, unix microseconds.
+    pub gone_us: Option<i64>,
+    /// What comes before the number of a level's first episode.
+    before_first: u64,
+    /// Once the window is over: what it was judged by.
+    judged: Option<Judged>,
+    /// The window before this one.
+    last: Option<Box<Told>>,
     marks: Vec<Mark>,
+}
+
+/// What a window that is over was judged by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Judged {
+    /// As they were: later documents are of later windows.
+    thresholds: Vec<u16>,
+    /// What was used in it at the latest look; what is counted late comes on top.
+    used: u64,
 }
 
 /// What was told of one threshold.
@@ -81,7 +98,69 @@ pub struct Crossing {
 impl Told {
     /// Nothing yet.
     pub fn nothing(window: Option<Span>, allowance: u64) -> Told {
-        Told { window, allowance, is_over: false, marks: Vec::new() }
+        Told {
+            window,
+            allowance,
+            gone_us: None,
+            before_first: 0,
+            judged: None,
+            last: None,
+            marks: Vec::new(),
+        }
+    }
+
+    /// Nothing yet of a level that is first seen now (unix microseconds). Its episodes are numbered
+    /// from there, so that they are others than those of one that was forgotten.
+    pub fn nothing_of_level(allowance: u64, now_us: i64) -> Told {
+        Told { before_first: now_us.cast_unsigned(), ..Told::nothing(None, allowance) }
+    }
+
+    /// Goes on to another window, and keeps the one that was.
+    pub fn go_on(&mut self, window: Option<Span>, allowance: u64) {
+        let mut last = std::mem::replace(self, Told::nothing(window, allowance));
+        last.last = None;
+        self.last = Some(Box::new(last));
+    }
+
+    /// What was told of a window that is over, which is this one or one before. Where nothing is
+    /// known of it, nothing yet, of this allowance. `None`: what is known is of later windows, or of
+    /// one that overlaps it, and so is the same one in another time zone.
+    pub fn of_past(&mut self, past: Span, allowance: u64) -> Option<&mut Told> {
+        let nothing = || Told::nothing(Some(past), allowance);
+        match self.window {
+            Some(window) if window == past => return Some(self),
+            Some(window) if window.start_us >= past.end_us => {}
+            Some(window) if window.start_us > past.start_us => return None,
+            _ => {
+                self.go_on(Some(past), allowance);
+                return Some(self);
+            }
+        }
+        let last = self.last.get_or_insert_with(|| nothing().into());
+        if last.window != Some(past) {
+            if last.window.is_some_and(|window| window.end_us > past.start_us) {
+                return None;
+            }
+            **last = nothing();
+        }
+        Some(last)
+    }
+
+    /// Takes what was used in a window that is over, whose allowance and thresholds stay as they
+    /// were when it was first judged, and returns what was crossed; `None`: it is as it was.
+    pub fn judge(&mut self, thresholds: &[u16], used: u64) -> Option<Vec<Crossing>> {
+        let thresholds = match self.judged.take() {
+            Some(judged) if judged.used == used => {
+                self.judged = Some(judged);
+                return None;
+            }
+            Some(judged) => judged.thresholds,
+            None => thresholds.to_vec(),
+        };
+        let usage = Usage { seen: None, used, allowance: self.allowance };
+        let crossings = self.cross(&thresholds, usage);
+        self.judged = Some(Judged { thresholds, used });
+        Some(crossings)
     }
 
     /// Reads what [`text`](Self::text) wrote.
@@ -118,14 +197,14 @@ impl Told {
 
     /// Says that use is above a threshold. Returns the crossing unless it was told before.
     pub fn tell(&mut self, at: At, allowance: u64) -> Option<Crossing> {
-        let is_level = self.window.is_none();
+        let (is_level, before_first) = (self.window.is_none(), self.before_first);
         let mark = self.mark(at);
         if mark.above {
             return None;
         }
         mark.above = true;
         if is_level {
-            let number = mark.told_for.pop().unwrap_or_default() + 1;
+            let number = mark.told_for.pop().unwrap_or(before_first) + 1;
             mark.told_for.push(number);
             return Some(Crossing { at, occasion: number });
         }
@@ -148,6 +227,10 @@ impl Told {
 
     /// From here on it can be crossed again, if use is far enough below.
     fn rearm(&mut self, at: At, used: u64, allowance: u64, percent: u16) {
+        // Where nothing is allowed, it stays used up.
+        if allowance == 0 {
+            return;
+        }
         let slack = if self.window.is_none() { LEVEL_SLACK_PERCENT } else { 0 };
         let Some(mark) = self.marks.iter_mut().find(|mark| mark.at == at) else { return };
         if used == 0 || !reaches(used, allowance, percent.saturating_sub(slack)) {
@@ -224,6 +307,28 @@ mod tests {
         assert_eq!(again.clone().cross(&[85], raised), []);
         assert_eq!(at(&again.cross(&[120], usage(120))), [At::Percent(120), At::Exhausted]);
         assert!(Told::parse(b"{\"window\":7}").is_err());
+    }
+
+    #[test]
+    fn of_the_past_only_the_window_before_is_known_and_none_twice() {
+        let span = |start_us, end_us| Span { start_us, end_us };
+        let mut told = Told::nothing(Some(span(20, 30)), 7);
+        told.go_on(Some(span(30, 40)), 8);
+        let past = |start_us, end_us| {
+            let past = told.clone().of_past(span(start_us, end_us), 9).cloned();
+            past.map(|past| (past.window, past.allowance))
+        };
+        let window = |start_us, end_us| Some(span(start_us, end_us));
+        assert_eq!(past(30, 40), Some((window(30, 40), 8)));
+        assert_eq!(past(20, 30), Some((window(20, 30), 7)));
+        assert_eq!(past(40, 50), Some((window(40, 50), 9)), "nobody looked at it");
+        // Older, and the same windows in other time zones.
+        for (start_us, end_us) in [(10, 20), (19, 29), (21, 31), (29, 39)] {
+            assert_eq!(past(start_us, end_us), None, "{start_us}");
+        }
+        let mut told = Told::nothing(window(50, 60), 7);
+        assert_eq!(told.of_past(span(20, 30), 9).map(|past| past.allowance), Some(9));
+        assert_eq!(told.of_past(span(30, 40), 10).map(|past| past.allowance), Some(10));
     }
 
     #[test]

@@ -26,8 +26,8 @@ const RATES_EVERY: u32 = 4;
 /// How often the outbox's depth is told, in looks.
 const SHOW_EVERY: u32 = 8;
 const MINUTE_US: i64 = 60_000_000;
-/// Events are kept for so long after everybody has them.
-const KEPT_US: i64 = 40 * 24 * 60 * MINUTE_US;
+/// Events are kept for so long after everybody has them, and what was told of levels that are gone.
+pub(super) const KEPT_US: i64 = 40 * 24 * 60 * MINUTE_US;
 /// So many are forgotten in a minute.
 const PRUNED: usize = 1_000;
 /// Why what is pending for a webhook is given up that the settings do not have.

@@ -160,7 +160,10 @@ fn too_many(denial: &Denial, limited: &Limited, now: Nanos) -> Problem {
     let detail = match retry_s {
         _ if limited.concurrency => format!("{named} allows {quota} requests at a time."),
         Some(seconds) => format!("{named} is used up; there is more in {seconds} s."),
-        None => format!("The request costs more than the burst of {quota} that {named} allows."),
+        None => {
+            let burst = denial.burst().unwrap_or(quota);
+            format!("The request costs more than the burst of {burst} that {named} allows.")
+        }
     };
     let problem = exceeded(denial, limit, detail).with("limit", limit.name);
     with_retry(problem, limit, limited, retry_s)

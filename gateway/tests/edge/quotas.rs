@@ -99,6 +99,24 @@ async fn beyond_the_limit_a_client_is_billed_or_throttled() {
 }
 
 #[tokio::test]
+async fn what_costs_more_than_a_throttle_ever_has_is_told_its_burst() {
+    let (upstream, seen) = upstream().await;
+    let key = ApiKey::generate("test").unwrap();
+    let throttled = r#"{ name = "slow", meter = "api_calls", limit = 1, per = "year", at_limit = "throttle_to", throttle = { rate = 1, per = "day", burst = 3 } }"#;
+    let text = with_quotas(&policy_text(upstream, &key, ""), throttled);
+    let dear = "[[route]]\nid = \"dear\"\npath = \"/dear\"\napp = \"crm\"\nupstream = \"apps\"\ncost = 4\n";
+    let bench = Bench::of_policy(format!("{text}\n{dear}"), key, upstream, seen, |_| {});
+    assert_eq!(bench.get("/").await.0, StatusCode::OK);
+    let (status, headers, body) = bench.get("/dear").await;
+    assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
+    assert!(!headers.contains_key("retry-after"), "it never has as much");
+    let problem: Value = serde_json::from_slice(&body).unwrap();
+    let detail =
+        "The request costs more than the burst of 3 that `team/slow` of team `acme-web` allows.";
+    assert_eq!(problem["detail"], detail);
+}
+
+#[tokio::test]
 async fn p3_a_reload_under_a_used_up_quota_forgives_nothing() {
     let quota = |limit: u32, per: &str| {
         format!(r#"{{ name = "calls", meter = "api_calls", limit = {limit}, per = "{per}" }}"#)

@@ -100,6 +100,12 @@ impl Denial {
         Some(self.snapshot.view(self.snapshot.slot(caller, limited.slot)))
     }
 
+    /// Tokens when full of the bucket that refused: a limit's, or the one a quota throttles to.
+    pub fn burst(&self) -> Option<u64> {
+        let (limited, caller) = self.reason.limited().zip(self.caller)?;
+        Some(self.snapshot.slot(caller, limited.slot).terms()?.burst)
+    }
+
     /// The meter and period of the quota that holds longest, if one refused or throttles; a level has
     /// no period.
     pub fn quota(&self) -> Option<(&str, Option<Period>)> {

@@ -43,8 +43,12 @@ impl Bench {
     }
 
     fn count(&self, amount: u64, now_us: i64) {
+        self.count_late(amount, now_us, now_us);
+    }
+
+    fn count_late(&self, amount: u64, at_us: i64, now_us: i64) {
         self.policy.roll(now_us);
-        let calls = Reported { path: "acme", plan: "p", meter: "api_calls", at_us: now_us };
+        let calls = Reported { path: "acme", plan: "p", meter: "api_calls", at_us };
         self.policy.charge_event(&calls, amount, now_us);
     }
 
@@ -178,6 +182,36 @@ fn h3_a_window_that_is_over_is_judged_by_what_was_allowed_in_it() {
 }
 
 #[test]
+fn m11_a_crossing_by_what_is_counted_late_is_told_by_what_was_allowed_then() {
+    let next_us = START_US + HOUR_US;
+    let mut bench = Bench::new(HOURLY);
+    bench.count(7, START_US);
+    assert_eq!(bench.look(START_US), ["50 at 7 of 10"]);
+    assert_eq!(bench.look(next_us), NOTHING, "it is judged");
+    bench.count_late(1, START_US, next_us);
+    assert_eq!(bench.look(next_us), ["80 at 8 of 10"]);
+    // Also when something was told of the next window, and by other documents.
+    bench.count(1, next_us);
+    assert_eq!(bench.look(next_us), NOTHING);
+    let other = "limit = 4, per = \"hour\", thresholds = [25, 90]";
+    bench.reload(other, "", next_us);
+    assert_eq!(bench.look(next_us), ["25 at 1 of 4"]);
+    bench.restart(other);
+    bench.count_late(1, START_US, next_us);
+    assert_eq!(bench.look(next_us), NOTHING, "9 of 10, of which 90 % were not asked for");
+    bench.count_late(1, START_US, next_us);
+    assert_eq!(bench.look(next_us), ["quota.exhausted at 10 of 10"]);
+    bench.count_late(1, START_US, next_us);
+    assert_eq!(bench.look(next_us), NOTHING);
+    // All of it is late.
+    let mut bench = Bench::new(HOURLY);
+    bench.count(1, next_us);
+    assert_eq!(bench.look(next_us), NOTHING);
+    bench.count_late(5, START_US, next_us);
+    assert_eq!(bench.look(next_us), ["50 at 5 of 10"]);
+}
+
+#[test]
 fn h2_what_was_told_is_known_for_as_long_as_the_window_lasts() {
     let yearly = "limit = 10, per = \"year\", thresholds = [50]";
     let mut bench = Bench::new(yearly);
@@ -225,32 +259,124 @@ fn of_nothing_allowed_only_what_was_asked_is_told() {
     assert_eq!(bench.look(START_US), NOTHING);
 }
 
+const PLAN: &str = "[[meter]]\nid = \"storage\"\n[[plan]]\nid = \"p\"\n";
+
+/// A policy with a level of storage, of which so much is allowed; `None`: without.
+fn storage(limit: Option<u64>) -> Vec<Source> {
+    let quota = |limit| {
+        format!(
+            "quotas = [{{ name = \"storage\", meter = \"storage\", limit = {limit}, \
+             thresholds = [80] }}]\n"
+        )
+    };
+    let quotas = limit.map(quota).unwrap_or_default();
+    let text = format!("{PLAN}{quotas}[[tenant]]\nid = \"acme\"\nplan = \"p\"\n");
+    vec![Source { file: "p.toml".into(), text }]
+}
+
+/// Watches that follow each other, of a level of storage.
+struct Levels {
+    policy: Policy,
+    watch: QuotaWatch,
+    kept: HashMap<u128, Told>,
+    ids: HashSet<String>,
+}
+
+impl Levels {
+    fn new(limit: u64) -> Levels {
+        let settings =
+            PolicySettings { max_dynamic_keys: 1, hash_key: [0; 16], memory: InMemory::shared() };
+        let policy = Policy::new(&storage(Some(limit)), &settings, START_US).expect("valid");
+        let watch = QuotaWatch::new(HashMap::new());
+        Levels { policy, watch, kept: HashMap::new(), ids: HashSet::new() }
+    }
+
+    /// Stores so much.
+    fn store(&mut self, gigabytes: i128, at_us: i64) -> Vec<Signal> {
+        let event = Reported { path: "acme", plan: "p", meter: "storage", at_us };
+        self.policy.tell_level("acme", &event, gigabytes * 1_000_000_000);
+        self.look(at_us)
+    }
+
+    /// What looks find: one, one more, and one of the next process.
+    fn look(&mut self, at_us: i64) -> Vec<Signal> {
+        let mut signals = self.find(|watch, snapshot, found| watch.look(snapshot, at_us, found));
+        signals.extend(self.find(|watch, snapshot, found| watch.look(snapshot, at_us, found)));
+        self.watch = QuotaWatch::new(self.kept.clone());
+        signals.extend(self.find(|watch, snapshot, found| watch.look(snapshot, at_us, found)));
+        signals
+    }
+
+    fn find(
+        &mut self,
+        find: impl FnOnce(&mut QuotaWatch, &Arc<Snapshot>, &mut Found<'_>),
+    ) -> Vec<Signal> {
+        let (mut signals, mut findings) = (Vec::new(), Findings::default());
+        let mut found = Found { signals: &mut signals, findings: &mut findings };
+        find(&mut self.watch, &self.policy.load(), &mut found);
+        findings.forgotten.iter().for_each(|key| drop(self.kept.remove(key)));
+        self.kept.extend(findings.told);
+        for signal in &signals {
+            assert!(self.ids.insert(signal.id.clone()), "told twice: {signal:?}");
+        }
+        signals
+    }
+
+    fn reload(&self, limit: Option<u64>, now_us: i64) {
+        let reading = orbit_policy::Reading { mono: orbit_policy::Nanos(0), unix_us: now_us };
+        self.policy.apply(&storage(limit), || reading).expect("valid");
+    }
+}
+
 #[test]
 fn a_level_has_episodes_with_ids_of_their_own() {
-    let storage = "[{ name = \"storage\", meter = \"storage\", limit = 100, thresholds = [80] }]";
-    let text = format!(
-        "[[meter]]\nid = \"storage\"\n[[plan]]\nid = \"p\"\nquotas = {storage}\n\
-         [[tenant]]\nid = \"acme\"\nplan = \"p\"\n"
-    );
-    let sources = [Source { file: "p.toml".into(), text }];
-    let settings =
-        PolicySettings { max_dynamic_keys: 1, hash_key: [0; 16], memory: InMemory::shared() };
-    let policy = Policy::new(&sources, &settings, START_US).expect("valid");
-    let snapshot = policy.load();
-    let mut watch = QuotaWatch::new(HashMap::new());
-    let (mut signals, mut findings) = (Vec::new(), Findings::default());
-    for (at_us, stored) in (START_US..).zip([10, 80, 79, 80, 77, 90, 90, 0, 85]) {
-        let event = Reported { path: "acme", plan: "p", meter: "storage", at_us };
-        policy.tell_level("acme", &event, stored * 1_000_000_000);
-        let mut found = Found { signals: &mut signals, findings: &mut findings };
-        watch.look(&snapshot, at_us, &mut found);
-        let told = found.signals.len();
-        watch.look(&snapshot, at_us, &mut found);
-        assert_eq!(found.signals.len(), told);
-        // Another process goes on from what was kept.
-        watch = QuotaWatch::new(findings.told.clone().into_iter().collect());
+    let mut levels = Levels::new(100);
+    let told: Vec<Signal> = (START_US..)
+        .zip([10, 80, 79, 80, 77, 90, 90, 0, 85])
+        .flat_map(|(at_us, stored)| levels.store(stored, at_us))
+        .collect();
+    assert_eq!(told.len(), 3);
+    assert!(!told[0].data.contains_key("window_start"));
+}
+
+#[test]
+fn a_level_that_is_gone_and_comes_back_goes_on_and_its_ids_never_come_again() {
+    const DAY_US: i64 = 24 * HOUR_US;
+    let mut levels = Levels::new(100);
+    assert_eq!(levels.store(85, START_US).len(), 1);
+    let (mut at_us, gone_us) = (START_US, [10 * DAY_US, 39 * DAY_US, 400 * DAY_US]);
+    for (gone_us, told) in gone_us.into_iter().zip([0, 0, 1]) {
+        levels.reload(None, at_us);
+        assert_eq!(levels.look(at_us), []);
+        // Other documents do not make it gone anew.
+        at_us += gone_us;
+        levels.reload(None, at_us);
+        assert_eq!(levels.look(at_us), []);
+        assert_eq!(levels.kept.len(), usize::from(told == 0));
+        levels.reload(Some(100), at_us);
+        // After so long nobody knows of it, and it is told as a new one, which is not the old one.
+        assert_eq!(levels.store(85, at_us).len(), told);
     }
-    let ids: HashSet<&str> = signals.iter().map(|signal| &*signal.id).collect();
-    assert_eq!((signals.len(), ids.len()), (3, 3));
-    assert!(!signals[0].data.contains_key("window_start"));
+}
+
+#[test]
+fn of_a_level_of_nothing_it_is_told_once_that_something_was_asked() {
+    let mut levels = Levels::new(0);
+    for reload in 0..3 {
+        assert_eq!(levels.look(START_US), []);
+        let asked = levels.find(|watch, snapshot, found| {
+            watch.asked(snapshot, ("acme", "plan/storage"), START_US, found);
+        });
+        assert_eq!(asked.len(), usize::from(reload == 0));
+        levels.reload(Some(0), START_US);
+    }
+    // Something is allowed, and nothing again.
+    levels.reload(Some(1), START_US);
+    assert_eq!(levels.look(START_US), []);
+    levels.reload(Some(0), START_US);
+    assert_eq!(levels.look(START_US), []);
+    let asked = levels.find(|watch, snapshot, found| {
+        watch.asked(snapshot, ("acme", "plan/storage"), START_US, found);
+    });
+    assert_eq!(asked.len(), 1);
 }
