@@ -42,6 +42,10 @@ use verdict::{Findings, Place, groups};
 /// The status of a refusal for want of room in the journal.
 const JOURNAL_FULL: u16 = 503;
 
+/// The status of a connection that was upgraded. What flows there has no end that a row could come
+/// before: of those that flow as the gateway is killed, the last bytes may be in no row.
+const UPGRADED: u16 = 101;
+
 /// Bits of a row's flags.
 mod flag {
     pub(super) const ABORTED: u8 = 1;
@@ -327,8 +331,12 @@ impl Ledger {
         let Ledger { known, expectations, used, served, findings, .. } = self;
         // What has two rows, or none, is told of already.
         let settled = |known: &Known| !known.gateway_made && (known.rows == 1 || known.summed);
-        for (id, known) in known.iter().filter(|(_, known)| settled(known)) {
-            used.settle(*id, known, &expectations[usize::from(known.kind)], findings);
+        // Those without an end come last, and have what the others leave of sums.
+        for endless in [false, true] {
+            let these = |known: &Known| settled(known) && (known.status == UPGRADED) == endless;
+            for (id, known) in known.iter().filter(|(_, known)| these(known)) {
+                used.settle(*id, known, &expectations[usize::from(known.kind)], findings);
+            }
         }
         used.close(expectations, served, findings)
     }

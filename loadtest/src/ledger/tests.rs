@@ -426,3 +426,19 @@ fn ids_are_hexadecimal_with_or_without_dashes() {
         assert_eq!(RequestId::parse(text.as_bytes()), None, "{text}");
     }
 }
+
+#[test]
+fn of_upgraded_connections_a_few_may_lack_their_last_bytes() {
+    let upgraded = |mut answers: Vec<Answer>, lacking: u64| {
+        let mut rows = rows();
+        for number in 0..100 {
+            answers.push(Answer { id: Some(id(9_000 + number)), status: 101, ..answers[50] });
+            let response_bytes = if number < lacking { 0 } else { 1000 };
+            rows.push(Row { id: id(9_000 + number), status: 101, response_bytes, ..request(50) });
+        }
+        let verdict = compare(answers, &rows, &lane());
+        verdict.findings.into_iter().map(|finding| finding.check).collect::<Vec<_>>()
+    };
+    assert_eq!(upgraded(answers(), 1), []);
+    assert_eq!(upgraded(answers(), 2), [Check::Bytes]);
+}

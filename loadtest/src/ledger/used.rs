@@ -2,7 +2,8 @@
 //!
 //! - `quantities`: a row's quantity is what so many requests of its route cost, and a request that adds
 //!   to a further meter has one row of that, which says how much;
-//! - `bytes`: the rows of an answer, its parts with it, add up to the bodies sent and received;
+//! - `bytes`: the rows of an answer, its parts with it, add up to the bodies sent and received; of an
+//!   upgraded connection, whose last bytes a kill may take, in all but one of a hundred;
 //! - `members`: as many users have rows as asked.
 //!
 //! What had no row of its own for want of room is in the sums of its tenant and route. They are drawn
@@ -14,7 +15,7 @@ use hashbrown::HashMap;
 
 use super::entry::{Expectation, RequestId, Row};
 use super::verdict::{Check, Findings, Place};
-use super::{Known, flag};
+use super::{Known, UPGRADED, flag};
 
 /// Billionths of a unit.
 const UNIT_NANO: i128 = 1_000_000_000;
@@ -39,6 +40,9 @@ pub(super) struct Used {
     members: BTreeMap<String, BTreeSet<RequestId>>,
     pub(super) quantities: u64,
     pub(super) answers: u64,
+    /// Connections that were upgraded, and those of which rows say fewer bytes than flowed.
+    upgraded: u64,
+    cut_off: u64,
 }
 
 impl Used {
@@ -119,6 +123,7 @@ impl Used {
         findings: &mut Findings,
     ) {
         self.answers += 1;
+        self.upgraded += u64::from(known.status == UPGRADED);
         let mut none = Sum::default();
         let place = (expected.tenant.clone(), expected.route.clone());
         let sum = self.sums.get_mut(&place).unwrap_or(&mut none);
@@ -130,6 +135,11 @@ impl Used {
         if covered {
             let missing = missing.map(Option::unwrap_or_default);
             sum.bytes.iter_mut().zip(missing).for_each(|(sum, missing)| *sum -= missing);
+        } else if known.status == UPGRADED && missing.iter().all(Option::is_some) {
+            for (sum, missing) in sum.bytes.iter_mut().zip(missing) {
+                *sum -= missing.unwrap_or_default().min(*sum);
+            }
+            self.cut_off += 1;
         } else {
             let (found, bytes, left) = (known.found_bytes, known.bytes, sum.bytes);
             let (tenant, route) = place;
@@ -158,6 +168,15 @@ impl Used {
         answered: &BTreeSet<u16>,
         findings: &mut Findings,
     ) -> u64 {
+        let (cut_off, upgraded) = (self.cut_off, self.upgraded);
+        if cut_off * 100 > upgraded {
+            findings.add(Check::Bytes, None, || {
+                format!(
+                    "of {cut_off} of {upgraded} upgraded connections rows say fewer bytes than \
+                     flowed: more than kills explain"
+                )
+            });
+        }
         for ((tenant, route), sum) in &self.sums {
             let kinds = || {
                 expectations.iter().filter(|kind| kind.tenant == *tenant && kind.route == *route)
