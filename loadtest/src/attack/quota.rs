@@ -101,7 +101,7 @@ pub async fn run(
 async fn counted(stage: &Stage, tenant: &str) -> Result<u64, TableError> {
     let sql = format!(
         "SELECT toUInt64(sum(quantity)) FROM usage_events \
-         WHERE kind = 'request' AND tenant = '{tenant}' FORMAT TSV"
+         WHERE kind = 'request' AND meter = 'api_calls' AND tenant = '{tenant}' FORMAT TSV"
     );
     let counts = stage.table.numbers::<1>(&sql).await?;
     Ok(counts.first().map_or(0, |[counted]| *counted))
