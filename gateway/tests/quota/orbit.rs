@@ -1,14 +1,16 @@
 //! `orbit up` with its engine, and `orbit gateway` beside it as another node; an upstream for both.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use orbit_policy::ApiKey;
 use serde_json::Value;
+
+use crate::gateway::Gateway;
+use crate::up::{self, Up};
 
 /// After this a state that should come is not coming.
 const BOUND: Duration = Duration::from_mins(1);
@@ -83,9 +85,7 @@ impl Home {
         let home = Home { directory, keys, own, gate };
         std::fs::create_dir(home.path("policy")).unwrap();
         std::fs::write(home.path("policy/all.toml"), policy).unwrap();
-        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-        let settings = std::fs::read_to_string(repository.join("config/orbit.toml")).unwrap();
-        std::fs::write(home.path("orbit.toml"), settings).unwrap();
+        up::settings(home.directory.path());
         home
     }
 
@@ -94,9 +94,9 @@ impl Home {
     }
 }
 
-/// A running process; killed with the test at the latest.
+/// A running node; killed with the test at the latest.
 pub(crate) struct Orbit {
-    child: Child,
+    process: Process,
     home: PathBuf,
     proxy: String,
     admin: String,
@@ -104,56 +104,20 @@ pub(crate) struct Orbit {
     database: String,
 }
 
-impl Drop for Orbit {
-    fn drop(&mut self) {
-        let _ended_already = self.child.kill();
-        let _reaped = self.child.wait();
-    }
-}
-
-/// The address after `before` in a line of the tour.
-fn address(line: &str, before: &str) -> Option<String> {
-    let rest = &line[line.find(before)? + before.len()..];
-    let end = rest.find([',', ' ', '/']).unwrap_or(rest.len());
-    Some(rest[..end].to_owned())
+enum Process {
+    /// `orbit up`.
+    Up(Up),
+    /// `orbit gateway`.
+    Gateway(Gateway),
 }
 
 impl Orbit {
     /// `orbit up`.
     pub(crate) fn start(home: &Home) -> Orbit {
-        let any = "127.0.0.1:0";
-        let mut child = Command::new(env!("CARGO_BIN_EXE_orbit"))
-            .args(["up", "--listen", any, "--admin-listen", any, "--ingest-listen", any])
-            .args(["--http-port", "0", "--tcp-port", "0", "--demo-listen", any])
-            .arg("--config")
-            .arg(home.path("orbit.toml"))
-            .arg("--data")
-            .arg(home.path("data"))
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let [proxy, admin, ingest, database] = [const { String::new() }; 4];
-        let mut orbit = Orbit { child, home: home.path(""), proxy, admin, ingest, database };
-        for line in lines.by_ref().map_while(Result::ok) {
-            if line.contains("Orbit is running") {
-                orbit.proxy = address(&line, "proxy http://").unwrap();
-                orbit.admin = address(&line, "admin http://").unwrap();
-            }
-            if let Some(ingest) = address(&line, "ingest http://") {
-                orbit.ingest = ingest;
-            }
-            if line.contains("X-ClickHouse-User") {
-                orbit.database = address(&line, "http://").unwrap();
-            }
-            if line.contains("Ctrl-C stops everything") {
-                break;
-            }
-        }
-        assert!(!orbit.database.is_empty(), "orbit up ended before it served");
-        // Keeps the pipe open and empty.
-        std::thread::spawn(move || lines.for_each(drop));
-        orbit
+        let up = Up::start(&home.path("orbit.toml"), &home.path("data"));
+        let [proxy, admin, ingest, database] =
+            [up.proxy, up.admin, up.ingest, up.database].map(|address| address.to_string());
+        Orbit { process: Process::Up(up), home: home.path(""), proxy, admin, ingest, database }
     }
 
     /// Another node of the same policy and database, which keeps everything below `name`.
@@ -174,43 +138,37 @@ impl Orbit {
             password.display()
         );
         std::fs::write(data.join("orbit.toml"), settings).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_orbit"))
-            .arg("gateway")
-            .arg("--config")
-            .arg(data.join("orbit.toml"))
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
-        let serving = log.by_ref().find_map(|line| {
-            let line: Value = serde_json::from_str(&line).unwrap();
-            (line["message"] == "serving").then_some(line)
-        });
-        let serving = serving.expect("it serves");
-        let address = |name: &str| -> String {
-            serving[name].as_str().unwrap().trim_matches(['[', ']']).to_owned()
-        };
-        let (proxy, admin) = (address("proxy"), address("admin"));
-        std::thread::spawn(move || log.for_each(drop));
-        let (home, database) = (home.path(""), self.database.clone());
-        Orbit { child, home, proxy, admin, ingest: String::new(), database }
+        let gateway = Gateway::start(&data.join("orbit.toml"));
+        let (proxy, admin) = (gateway.proxy.clone(), gateway.admin.clone());
+        let (process, ingest) = (Process::Gateway(gateway), String::new());
+        let database = self.database.clone();
+        Orbit { process, home: home.path(""), proxy, admin, ingest, database }
     }
 
-    pub(crate) fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+    pub(crate) fn kill(self) {
+        match self.process {
+            Process::Up(up) => up.kill(),
+            Process::Gateway(gateway) => gateway.kill(),
+        }
+    }
+
+    fn pid(&self) -> u32 {
+        match &self.process {
+            Process::Up(up) => up.pid(),
+            Process::Gateway(gateway) => gateway.pid(),
+        }
     }
 
     /// `kill -9` while others ask it.
     pub(crate) fn stop_hard(&self) {
-        let pid = rustix::process::Pid::from_child(&self.child);
+        let pid = rustix::process::Pid::from_raw(self.pid().cast_signed()).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     }
 
     /// Waits until quotas were set right by rows after this.
     pub(crate) fn wait_for_reconciliation(&self) {
-        let token = std::fs::read_to_string(self.home.join("data/admin.token")).unwrap();
-        let fields = format!("Authorization: Bearer {}\r\n", token.trim());
+        let token = up::secret(&self.home, "data/admin.token");
+        let fields = format!("Authorization: Bearer {token}\r\n");
         let when = || -> f64 {
             let metrics = exchange(&self.admin, "GET /metrics HTTP/1.1", &fields, b"");
             let name = "orbit_quota_reconciled_timestamp_seconds ";
@@ -268,7 +226,7 @@ impl Orbit {
 
     /// What it has in memory, KiB.
     pub(crate) fn memory_kib(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
@@ -284,12 +242,12 @@ impl Orbit {
     }
 
     fn take(&self, event: &Value, content_type: &str) {
-        let token = std::fs::read_to_string(self.home.join("data/ingest.token")).unwrap();
+        let token = up::secret(&self.home, "data/ingest.token");
         let body = event.to_string();
         let fields = format!(
             "Authorization: Bearer {}\r\nContent-Type: {content_type}\r\n\
              Content-Length: {}\r\n",
-            token.trim(),
+            token,
             body.len()
         );
         let answer = exchange(&self.ingest, "POST /v1/events HTTP/1.1", &fields, body.as_bytes());
@@ -304,11 +262,10 @@ impl Orbit {
 
     /// The answer to a query of which `target` has the parameters.
     pub(crate) fn ask_database(&self, target: &str, sql: &str) -> String {
-        let password = self.home.join("data/clickhouse/finance.password");
-        let password = std::fs::read_to_string(password).unwrap();
+        let password = up::secret(&self.home, "data/clickhouse/finance.password");
         let fields = format!(
             "X-ClickHouse-User: finance\r\nX-ClickHouse-Key: {}\r\nContent-Length: {}\r\n",
-            password.trim(),
+            password,
             sql.len()
         );
         // HTTP/1.0: the answer is not chunked.
