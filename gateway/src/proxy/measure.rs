@@ -49,13 +49,6 @@ pub(super) struct Changes {
     of: [Option<(MeterId, i128)>; MAX_LEVELS],
 }
 
-/// The row beside which figures are written.
-#[derive(Clone, Copy)]
-pub(super) struct Beside<'r> {
-    pub(super) row: &'r Event<'r>,
-    pub(super) flown: &'r Flown,
-}
-
 /// The meters of the admitted request's route, in the order of its figures.
 fn meters(admission: &Admission) -> impl Iterator<Item = &Meter> {
     measured(&admission.permit).map(|(_, meter)| meter)
@@ -107,9 +100,9 @@ impl Exchange {
         &self,
         edge: &Edge,
         admission: &Admission,
-        beside: Beside<'_>,
+        row: &Event<'_>,
+        flown: &Flown,
     ) -> Changes {
-        let Beside { row, flown } = beside;
         let permit = &admission.permit;
         let charge = |meter, amount| edge.policy.charge(permit, meter, amount, row.ts_us);
         let volume = permit.snapshot().volume().into_iter();

@@ -19,7 +19,7 @@ use orbit_policy::{Admission, Nanos};
 
 use super::Edge;
 use super::exchange::Exchange;
-use super::measure::{Beside, Flown};
+use super::measure::Flown;
 use super::members;
 use crate::settings::OnFull;
 
@@ -121,8 +121,7 @@ impl Exchange {
             lost(edge, &event, &error);
         }
         let flown = &self.flown(self.request_bytes, self.response_bytes);
-        let beside = Beside { row: &event, flown };
-        let changes = self.write_figures(edge, admission, beside);
+        let changes = self.write_figures(edge, admission, &event, flown);
         members::write(edge, admission, &event);
         self.change_levels(edge, &changes);
         self.written_at(now);
@@ -153,8 +152,7 @@ impl Exchange {
         }
         if is_last || appended.is_ok() {
             let flown = &self.flown(request_bytes, response_bytes);
-            let beside = Beside { row: &event, flown };
-            let changes = self.write_figures(edge, admission, beside);
+            let changes = self.write_figures(edge, admission, &event, flown);
             self.change_levels(edge, &changes);
             self.written_at(now.mono);
         }
