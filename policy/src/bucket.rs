@@ -133,8 +133,16 @@ impl Terms {
 
     /// Tokens left at a TAT of `word`.
     pub(crate) fn remaining(self, word: u64, now: Nanos) -> u64 {
-        let ahead = word.saturating_sub(now.0);
-        self.tolerance_ns().saturating_sub(ahead) / self.interval_ns
+        self.remaining_ns(word, now) / self.interval_ns
+    }
+
+    /// Whether no fewer tokens than `least` are left at a TAT of `word`: without a division.
+    pub(crate) fn leaves(self, least: u64, word: u64, now: Nanos) -> bool {
+        self.remaining_ns(word, now) >= self.interval_ns.saturating_mul(least)
+    }
+
+    fn remaining_ns(self, word: u64, now: Nanos) -> u64 {
+        self.tolerance_ns().saturating_sub(word.saturating_sub(now.0))
     }
 
     /// The earliest instant at which `cost` tokens are there; `None` if never.
@@ -237,6 +245,14 @@ impl Bucket {
         }
     }
 
+    /// Whether a take would be granted, without saying what it leaves: that costs a division. False
+    /// also where the bucket is sealed or has to take over first: [`look`](Self::look) tells.
+    #[inline]
+    pub(crate) fn has(&self, terms: Terms, cost: u32, now: Nanos) -> bool {
+        let word = self.word.load(Ordering::Acquire);
+        word < UNSETTLED && terms.advance(word, cost, now).is_some()
+    }
+
     /// What [`take`](Self::take) would answer; changes nothing.
     #[inline]
     pub fn look(&self, terms: Terms, cost: u32, now: Nanos) -> Take {
@@ -253,27 +269,33 @@ impl Bucket {
         }
     }
 
+    /// Takes `cost` tokens, all or none. Returns the word before and after; `None`: nothing was
+    /// taken, and [`look`](Self::look) tells why.
+    #[inline]
+    pub(crate) fn debit(&self, terms: Terms, cost: u32, now: Nanos) -> Option<(u64, u64)> {
+        let mut word = self.word.load(Ordering::Acquire);
+        while word < UNSETTLED {
+            let after = terms.advance(word, cost, now)?;
+            match self.word.compare_exchange_weak(word, after, Ordering::AcqRel, Ordering::Acquire)
+            {
+                Ok(_) => return Some((word, after)),
+                Err(seen) => word = seen,
+            }
+        }
+        None
+    }
+
     /// Takes `cost` tokens, all or none.
     #[inline]
     pub fn take(&self, terms: Terms, cost: u32, now: Nanos) -> Take {
-        let mut word = self.load(now);
         loop {
-            if word == SEALED {
-                return Take::Sealed;
+            if let Some((before, after)) = self.debit(terms, cost, now) {
+                return Take::Granted { before, remaining: terms.remaining(after, now) };
             }
-            let Some(after) = terms.advance(word, cost, now) else {
-                return Take::Refused {
-                    remaining: terms.remaining(word, now),
-                    ready_at: terms.ready_at(word, cost),
-                };
-            };
-            match self.word.compare_exchange_weak(word, after, Ordering::AcqRel, Ordering::Acquire)
-            {
-                Ok(_) => {
-                    let remaining = terms.remaining(after, now);
-                    return Take::Granted { before: word, remaining };
-                }
-                Err(seen) => word = seen,
+            match self.look(terms, cost, now) {
+                // It has taken over from its predecessor just now, or somebody put tokens back.
+                Take::Granted { .. } => {}
+                refused => return refused,
             }
         }
     }

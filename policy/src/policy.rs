@@ -174,7 +174,7 @@ impl Policy {
     /// Reads no clock: `call.now` is the one reading of this request.
     pub fn decide(&self, call: &Call<'_>) -> Decision {
         loop {
-            let snapshot = self.current.load_full();
+            let snapshot = self.current();
             if let Some(decision) = snapshot.decide(call) {
                 return decision;
             }

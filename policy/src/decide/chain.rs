@@ -9,6 +9,7 @@
 //! of distinct meters are let in then, too, all under locks taken before the second walk
 //! ([`super::newcomers`]).
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use crate::bucket::{Bucket, Take, Terms};
@@ -54,6 +55,17 @@ pub(super) struct Chain<'c, 'a> {
     pub(super) call: &'c Call<'a>,
     pub(super) named: &'c Named,
     rises: &'c Rises,
+    /// Whom the limit per client that was asked last holds: worked out once for both walks.
+    subject: Cell<Option<(u64, Subject)>>,
+}
+
+/// What a walk that only looks finds where every level would grant.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Looked {
+    /// The quotas the request is a new member to.
+    pub(super) newcomers: u64,
+    /// What nothing is to be taken of: it is not asked again.
+    idle: u64,
 }
 
 enum Step {
@@ -115,6 +127,7 @@ impl<'c, 'a> Chain<'c, 'a> {
             call,
             named,
             rises,
+            subject: Cell::new(None),
         }
     }
 
@@ -130,23 +143,25 @@ impl<'c, 'a> Chain<'c, 'a> {
 
     fn walk_as<const GUARANTEES: bool>(&self) -> Walk {
         match self.look::<GUARANTEES>() {
+            Ok(looked) if looked.newcomers != 0 => self.let_in(looked),
             // Most are short, and clearing room for the longest takes as long as walking one.
-            Ok(0) if self.own.len() + self.shared.len() <= SHORT => {
-                self.take::<GUARANTEES, SHORT>(0)
+            Ok(looked) if self.own.len() + self.shared.len() <= SHORT => {
+                self.take::<GUARANTEES, SHORT>(looked)
             }
-            Ok(0) => self.take::<GUARANTEES, MAX_CHAIN>(0),
-            Ok(newcomers) => self.let_in(newcomers),
+            Ok(looked) => self.take::<GUARANTEES, MAX_CHAIN>(looked),
             Err(refused) => refused,
         }
     }
 
-    /// Asks every level and changes none. Returns the quotas the request is a new member to, if
-    /// every level would grant.
-    fn look<const GUARANTEES: bool>(&self) -> Result<u64, Walk> {
-        let mut newcomers = 0_u64;
+    /// Asks every level and changes none.
+    fn look<const GUARANTEES: bool>(&self) -> Result<Looked, Walk> {
+        let mut looked = Looked::default();
         let mut refusals = Refusals::default();
         let mut secured = Secured::default();
         for (index, slot) in self.slots() {
+            if self.has_tokens(slot) {
+                continue;
+            }
             match self.step(slot, true, GUARANTEES && secured.has(index)) {
                 Step::Granted { remaining, .. } if GUARANTEES => {
                     _ = secured.granted(index, slot, remaining);
@@ -159,7 +174,9 @@ impl<'c, 'a> Chain<'c, 'a> {
                 Step::UsedUp(exhausted) => refusals.add_quota(index, &exhausted, self.call),
                 Step::NoRoom { used } => self.no_room(&mut refusals, index, slot, used),
                 Step::Sealed => return Err(Walk::Stale),
-                Step::Newcomer => newcomers |= 1 << index,
+                Step::Newcomer => looked.newcomers |= 1 << index,
+                // A guarantee that has nothing now may have when it is asked again.
+                Step::Exempt if !slot.is_guarantee() => looked.idle |= 1 << index,
                 Step::Granted { .. }
                 | Step::Entered
                 | Step::Exempt
@@ -168,11 +185,11 @@ impl<'c, 'a> Chain<'c, 'a> {
                 | Step::Throttled { .. } => {}
             }
         }
-        refusals.finish().map_or(Ok(newcomers), |reason| Err(Walk::Refused(reason)))
+        refusals.finish().map_or(Ok(looked), |reason| Err(Walk::Refused(reason)))
     }
 
-    /// Takes at every level, or at none. What knows its member is not asked again.
-    pub(super) fn take<const GUARANTEES: bool, const LENGTH: usize>(&self, newcomers: u64) -> Walk {
+    /// Takes at every level, or at none.
+    pub(super) fn take<const GUARANTEES: bool, const LENGTH: usize>(&self, looked: Looked) -> Walk {
         let mut before = [0; LENGTH];
         let mut taken = 0_u64;
         let mut entered = 0_u64;
@@ -180,11 +197,18 @@ impl<'c, 'a> Chain<'c, 'a> {
         let (mut secured, mut last) = (Secured::default(), 0_u64);
         let mut nearest = Nearest::default();
         for (index, slot) in self.slots() {
-            if slot.is_distinct() && newcomers >> index & 1 == 0 {
+            if looked.idle >> index & 1 == 1 {
                 continue;
             }
             if GUARANTEES && secured.has(index) {
                 last |= 1 << index;
+                continue;
+            }
+            // Most levels are rate limits, and most grant.
+            if let Some((terms, word, after)) = self.debit(slot) {
+                before[index as usize] = word;
+                taken |= 1 << index;
+                nearest.note_wider(index, terms, after, self.call.now);
                 continue;
             }
             let mut refusals = Refusals::default();
@@ -283,6 +307,22 @@ impl<'c, 'a> Chain<'c, 'a> {
             }
         }
         soonest
+    }
+
+    /// Whether it is a rate limit that would grant: nothing more is to be known of it on a look.
+    fn has_tokens(&self, slot: &Slot) -> bool {
+        let Control::Bucket { bucket, terms } = &slot.control else { return false };
+        self.cost == 0 || bucket.has(*terms, self.cost, self.call.now)
+    }
+
+    /// Takes at a rate limit that grants: its terms, and its word before and after.
+    fn debit(&self, slot: &Slot) -> Option<(Terms, u64, u64)> {
+        let Control::Bucket { bucket, terms } = &slot.control else { return None };
+        if self.cost == 0 {
+            return None;
+        }
+        let (before, after) = bucket.debit(*terms, self.cost, self.call.now)?;
+        Some((*terms, before, after))
     }
 
     fn step(&self, slot: &Slot, look: bool, secured: bool) -> Step {
@@ -413,16 +453,23 @@ impl<'c, 'a> Chain<'c, 'a> {
     /// Whom a per-client limit holds here. A request that names no end user is held by the
     /// user with the empty name, so that leaving the header out gains nothing.
     fn subject(&self, each: Each, limit: u64) -> Option<Subject> {
+        if let Some((of, subject)) = self.subject.get()
+            && of == limit
+        {
+            return Some(subject);
+        }
         let dynamic = &self.snapshot.dynamic;
-        match each {
-            Each::ClientIp => Some(dynamic.client(limit, self.call.client)),
+        let subject = match each {
+            Each::ClientIp => dynamic.client(limit, self.call.client),
             Each::EndUser => {
                 let app = self.snapshot.routes[self.route.0 as usize].app;
                 let header = self.snapshot.apps[app as usize].end_user_header.as_deref()?;
                 let user = (self.call.header)(header).unwrap_or_default();
-                Some(dynamic.user(limit, user))
+                dynamic.user(limit, user)
             }
-        }
+        };
+        self.subject.set(Some((limit, subject)));
+        Some(subject)
     }
 
     fn put_back(&self, taken: u64, throttled: u64, before: &[u64]) {

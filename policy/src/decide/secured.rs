@@ -1,6 +1,8 @@
 //! What one walk along a chain keeps track of while every level grants.
 
+use crate::bucket::Terms;
 use crate::snapshot::{Control, Slot};
+use crate::time::Nanos;
 
 /// The slot with the least left, the narrowest of several.
 #[derive(Default)]
@@ -10,6 +12,14 @@ impl Nearest {
     pub(super) fn note(&mut self, index: u8, left: u64) {
         if self.0.is_none_or(|(at, least)| (left, index) < (least, at)) {
             self.0 = Some((index, left));
+        }
+    }
+
+    /// As [`note`](Self::note), of a bucket with this word now, that is wider than all noted so
+    /// far: what it has left is worked out only where it is less.
+    pub(super) fn note_wider(&mut self, index: u8, terms: Terms, word: u64, now: Nanos) {
+        if self.0.is_none_or(|(_, least)| !terms.leaves(least, word, now)) {
+            self.0 = Some((index, terms.remaining(word, now)));
         }
     }
 }

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use super::{Beyond, Exhausted, Quota};
 use crate::calendar::Window;
 use crate::members::{Asked, Member, MemberCount, MemberSet, Members, Seen, Span, Turn};
-use crate::snapshot::Slot;
 
 /// Who was counted at a quota.
 #[derive(Debug)]
@@ -36,13 +35,6 @@ pub(crate) enum Entrance {
 
 fn span(window: &Window) -> Span {
     Span::between(window.start_us, window.end_us)
-}
-
-impl Slot {
-    /// Whether a quota of a distinct meter stands here.
-    pub(crate) fn is_distinct(&self) -> bool {
-        self.quota_here().is_some_and(|quota| quota.set().is_some())
-    }
 }
 
 impl Quota {

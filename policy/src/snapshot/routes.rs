@@ -26,8 +26,14 @@ struct Rule {
     route: RouteIndex,
 }
 
-/// Path prefixes without a trailing slash; the root is the empty text.
-type Paths = HashMap<Box<str>, Vec<Rule>, FixedState>;
+/// The rules of a host.
+#[derive(Debug, Default)]
+struct Paths {
+    /// By path prefix without a trailing slash; the root is the empty text.
+    by_prefix: HashMap<Box<str>, Vec<Rule>, FixedState>,
+    /// Bytes of the longest prefix: what is longer need not be looked up.
+    longest: usize,
+}
 
 #[derive(Debug, Default)]
 pub(crate) struct RouteTable {
@@ -60,7 +66,9 @@ impl RouteTableBuilder {
                 }
             }
         };
-        let rules = paths.entry(path.trim_end_matches('/').into()).or_default();
+        let prefix = path.trim_end_matches('/');
+        paths.longest = paths.longest.max(prefix.len());
+        let rules = paths.by_prefix.entry(prefix.into()).or_default();
         let taken = rules.iter().any(|rule| {
             rule.methods.is_empty() && methods.is_empty()
                 || rule.methods.iter().any(|method| methods.contains(&&**method))
@@ -117,12 +125,11 @@ fn lower_case<'b>(host: &str, buffer: &'b mut [u8; 253]) -> Option<&'b str> {
 }
 
 fn longest(paths: &Paths, path: &str, method: &str, miss: &mut NoRoute) -> Option<RouteIndex> {
-    if paths.is_empty() {
-        return None;
-    }
     let mut prefix = path.trim_end_matches('/');
     loop {
-        if let Some(rules) = paths.get(prefix) {
+        if prefix.len() <= paths.longest
+            && let Some(rules) = paths.by_prefix.get(prefix)
+        {
             for rule in rules {
                 if rule.methods.is_empty() || rule.methods.iter().any(|m| &**m == method) {
                     return Some(rule.route);
@@ -130,7 +137,9 @@ fn longest(paths: &Paths, path: &str, method: &str, miss: &mut NoRoute) -> Optio
             }
             *miss = NoRoute::MethodNotAllowed;
         }
-        let end = prefix.rfind('/')?;
+        // Whatever is longer than the longest is left out in one step.
+        let ends = &prefix.as_bytes()[..prefix.len().min(paths.longest + 1)];
+        let end = ends.iter().rposition(|byte| *byte == b'/')?;
         prefix = &prefix[..end];
     }
 }
