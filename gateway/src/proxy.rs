@@ -281,17 +281,17 @@ impl ProxyHttp for Proxy {
         Ok(None)
     }
 
+    /// Whatever its method: nothing of the request has been sent.
     fn fail_to_connect(
         &self,
-        session: &mut Session,
+        _session: &mut Session,
         _peer: &HttpPeer,
         ctx: &mut Exchange,
         mut error: Box<Error>,
     ) -> Box<Error> {
         ctx.tries += 1;
         let retries = ctx.pool().map_or(0, |pool| pool.retries());
-        let again = ctx.tries <= retries && session.req_header().method.is_idempotent();
-        error.set_retry(again);
+        error.set_retry(ctx.tries <= retries);
         error
     }
 
