@@ -6,7 +6,7 @@
 //! - `others`: rows of other ids are no more than the requests without a whole answer, per tenant
 //!   and route;
 //! - `parts`: every row that is more of a request counts none itself, and the request it is more of
-//!   has its row;
+//!   has its row, or is in a sum;
 //! - `refusals`: per tenant, route and status, refused rows add up to the answers the gateway made
 //!   and gave no row of their own;
 //! - `quantities`, `bytes`, `members`: what was used, see `used`;
@@ -77,8 +77,10 @@ pub struct Ledger {
     known: HashMap<RequestId, Known>,
     /// Rows by ids that no whole answer had.
     others: HashMap<RequestId, u32>,
-    /// Rows that are more of a request, by its id.
-    parts: HashMap<RequestId, u64>,
+    /// Rows that are more of a request.
+    parts: u64,
+    /// What they are more of, and where that is.
+    continued: HashMap<RequestId, Place>,
     /// Refusals for want of room beyond those received.
     full_surplus: u64,
     /// Requests in sums of what was served while the journal had no room.
@@ -108,7 +110,8 @@ impl Ledger {
             served: BTreeSet::new(),
             expectations,
             others: HashMap::new(),
-            parts: HashMap::new(),
+            parts: 0,
+            continued: HashMap::new(),
             full_surplus: 0,
             unmetered: BTreeMap::new(),
             others_by_place: BTreeMap::new(),
@@ -221,7 +224,9 @@ impl Ledger {
     }
 
     fn part(&mut self, row: &Row<'_>) {
-        *self.parts.entry(row.id).or_default() += 1;
+        self.parts += 1;
+        let place = || (row.tenant.to_owned(), row.route.to_owned());
+        self.continued.entry(row.id).or_insert_with(place);
         if row.requests != 0 {
             let says = || format!("a part counts {}", row.requests);
             self.findings.add(Check::Parts, Some(row.id), says);
@@ -283,8 +288,8 @@ impl Ledger {
 
     /// Compares what is left and gives the verdict.
     pub fn close(mut self) -> LedgerVerdict {
-        self.settle_parts();
         self.settle_answers();
+        self.settle_parts();
         let members = self.settle_used();
         let surplus = self.settle_refusals();
         for (place, count) in surplus.into_iter().chain(std::mem::take(&mut self.unmetered)) {
@@ -298,7 +303,7 @@ impl Ledger {
             (Check::Answers, self.answers),
             (Check::Doubles, self.rows),
             (Check::Others, others),
-            (Check::Parts, self.parts.values().sum()),
+            (Check::Parts, self.parts),
             (Check::Quantities, self.used.quantities),
             (Check::Bytes, self.used.answers),
             (Check::Members, members),
@@ -316,13 +321,21 @@ impl Ledger {
         }
     }
 
+    /// What is in sums and is no whole answer's may be what a client left that went on when there was
+    /// room again.
     fn settle_parts(&mut self) {
-        for id in self.parts.keys() {
-            let known = self.known.get(id).is_some_and(|known| known.rows > 0);
-            if !known && !self.others.contains_key(id) {
-                let says = || "more of a request that no row counts".to_owned();
-                self.findings.add(Check::Parts, Some(*id), says);
+        let mut summed = self.unmetered.clone();
+        for (id, place) in &self.continued {
+            let counted = self.known.get(id).is_some_and(|known| known.rows > 0 || known.summed);
+            if counted || self.others.contains_key(id) {
+                continue;
             }
+            if let Some(left) = summed.get_mut(place).filter(|left| **left > 0) {
+                *left -= 1;
+                continue;
+            }
+            let says = || "more of a request that no row counts".to_owned();
+            self.findings.add(Check::Parts, Some(*id), says);
         }
     }
 

@@ -245,7 +245,21 @@ fn more_of_a_request_belongs_to_the_row_that_counts_it() {
     assert_eq!(found(&rows), [(Check::Parts, Some(named(7)))]);
     let rows: Vec<_> = rows.into_iter().filter(|row| row.id != id(7) || row.flags == 8).collect();
     let checks: Vec<Check> = found(&rows).into_iter().map(|(check, _)| check).collect();
-    assert_eq!(checks, [Check::Parts, Check::Parts, Check::Answers]);
+    assert_eq!(checks, [Check::Parts, Check::Answers, Check::Parts]);
+}
+
+#[test]
+fn more_of_a_request_that_is_in_a_sum_is_more_of_that_one_only() {
+    let is_seven = |row: &Row<'_>| row.id == id(7);
+    let mut rows: Vec<_> = rows().into_iter().filter(|row| !is_seven(row)).collect();
+    rows.extend([sum(1), figure_sum(1), part(7, 0)]);
+    assert_eq!(found(&rows), [], "of a whole answer");
+    rows.push(Row { id: id(999), ..part(0, 9) });
+    assert_eq!(found(&rows), [(Check::Parts, Some(named(999)))], "that one is in the sum already");
+    rows.extend([sum(1), figure_sum(1)]);
+    assert_eq!(found(&rows), [], "of a client that left");
+    rows.push(Row { tenant: "globex", route: "cards", ..part(1000, 9) });
+    assert_eq!(found(&rows), [(Check::Parts, Some(named(1000)))], "the sum is of another place");
 }
 
 #[test]

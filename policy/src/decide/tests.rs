@@ -220,6 +220,15 @@ impl Model {
         }
         all
     }
+
+    /// The level with the least left, the narrowest of several, and how much that is.
+    fn nearest(&self, now: u64) -> (&'static str, u64) {
+        let left = |(tat, interval, burst): &(u64, u64, u64)| {
+            (now + interval * burst - (*tat).max(now)) / interval
+        };
+        let all = LEVELS.into_iter().zip(self.0.iter().map(left));
+        all.min_by_key(|(_, left)| *left).expect("seven levels")
+    }
 }
 
 proptest! {
@@ -238,8 +247,13 @@ proptest! {
         let mut now = 0;
         for step in steps {
             now += step;
-            let granted = granted(&policy, ask("abcdefghi1", "/", now));
+            let decision = policy.decide(&ask("abcdefghi1", "/", now).call());
+            let granted = matches!(decision, Decision::Admit(_));
             prop_assert_eq!(granted, model.take(cost.into(), now));
+            if let Decision::Admit(admission) = decision {
+                let (limit, left, _) = admission.nearest().expect("there are limits");
+                prop_assert_eq!((limit.level.as_str(), left), model.nearest(now));
+            }
         }
     }
 }

@@ -1,5 +1,9 @@
 //! Which rule wins, and which paths are refused.
 
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
 use super::{NoRoute, RouteIndex, RouteTable, RouteTableBuilder};
 
 fn table(rules: &[(Option<&str>, &str, &[&str])]) -> RouteTable {
@@ -21,6 +25,28 @@ fn the_longest_prefix_on_a_segment_boundary_wins() {
     assert_eq!(find("/crm/search", "GET"), 2);
     assert_eq!(find("/crm/search/deep/er", "GET"), 2);
     assert_eq!(find("/crm/search", "POST"), 1, "another method falls to the shorter prefix");
+}
+
+proptest! {
+    #[test]
+    fn the_longest_prefix_wins_whatever_the_rules(
+        prefixes in prop::collection::btree_set("(/(a|bb|ccc)){0,4}", 0..6),
+        paths in prop::collection::vec("(/(a|bb|ccc)){0,6}/?", 1..10),
+    ) {
+        let prefixes: BTreeSet<String> = prefixes;
+        let rules: Vec<_> = prefixes.iter().map(|prefix| (None, prefix.as_str(), &[][..])).collect();
+        let table = table(&rules);
+        for path in &paths {
+            let covers = |prefix: &&String| {
+                let rest = path.strip_prefix(prefix.as_str());
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            };
+            let found = table.find("any.host", path, "GET").ok();
+            let found = found.map(|route| prefixes.iter().nth(route.0 as usize).expect("a rule"));
+            let longest = prefixes.iter().filter(covers).max_by_key(|prefix| prefix.len());
+            prop_assert_eq!(found, longest, "{}", path);
+        }
+    }
 }
 
 #[test]
