@@ -120,7 +120,7 @@ impl LaneReader {
                 Some(needed) => self.fill(needed)?,
                 None => false,
             };
-            if !is_filled && !self.leave() {
+            if !is_filled && !self.leave(needed) {
                 return Ok(None);
             }
         }
@@ -167,13 +167,19 @@ impl LaneReader {
         Ok(true)
     }
 
-    /// There is no frame at the position within what was readable. Goes to the next segment if
-    /// there is one; false when there is nothing to read for now.
+    /// There is no frame at the position within what was readable: it cannot be read, or it `needed`
+    /// more bytes than there were. Goes to the next segment if there is one; false when there is
+    /// nothing to read for now.
     #[cold]
-    fn leave(&mut self) -> bool {
+    fn leave(&mut self, needed: Option<usize>) -> bool {
         let Some(open) = &self.open else { return false };
         // Now, and not when it was last read: the segment may have been left meanwhile.
         let extent = open.segment.extent();
+        // And written to the end before it was: what has come since is read first.
+        let left = extent.end.saturating_sub(self.position.offset);
+        if extent.is_final && needed.is_some_and(|needed| left >= needed as u64) {
+            return true;
+        }
         let torn = self.position.offset < extent.end.min(open.segment.claimed_end());
         if !extent.is_final {
             if torn {
