@@ -71,6 +71,11 @@ struct Known {
     figures: u32,
 }
 
+/// Where a row is booked.
+fn place_of(row: &Row<'_>) -> Place {
+    (row.tenant.to_owned(), row.route.to_owned())
+}
+
 /// A comparison under way: answers first, then rows, then lanes, then [`Ledger::close`].
 pub struct Ledger {
     expectations: Vec<Expectation>,
@@ -178,25 +183,25 @@ impl Ledger {
     /// Books a row.
     pub fn row(&mut self, row: &Row<'_>) {
         self.rows += 1;
-        let place = || (row.tenant.to_owned(), row.route.to_owned());
         if row.kind == RowKind::Request {
             self.used(row);
         }
         match row.kind {
             RowKind::Other => return,
             RowKind::Refused => {
-                let found = self.refusals_found.entry((place(), row.status)).or_default();
+                let found = self.refusals_found.entry((place_of(row), row.status)).or_default();
                 *found += u64::from(row.requests);
             }
             // What a request adds to further meters says nothing of its answer.
             RowKind::Request if row.flags & (flag::MEASURED | flag::MEMBER) != 0 => return,
             RowKind::Request if row.flags & flag::PART != 0 => return self.part(row),
             RowKind::Request if row.flags & flag::UNMETERED != 0 => {
-                *self.unmetered.entry(place()).or_default() += u64::from(row.requests);
+                *self.unmetered.entry(place_of(row)).or_default() += u64::from(row.requests);
             }
             RowKind::Request => self.request_row(row),
         }
-        *self.recorded.entry((place(), row.status / 100)).or_default() += u64::from(row.requests);
+        *self.recorded.entry((place_of(row), row.status / 100)).or_default() +=
+            u64::from(row.requests);
     }
 
     /// What the row says of what was used.
@@ -225,8 +230,7 @@ impl Ledger {
 
     fn part(&mut self, row: &Row<'_>) {
         self.parts += 1;
-        let place = || (row.tenant.to_owned(), row.route.to_owned());
-        self.continued.entry(row.id).or_insert_with(place);
+        self.continued.entry(row.id).or_insert_with(|| place_of(row));
         if row.requests != 0 {
             let says = || format!("a part counts {}", row.requests);
             self.findings.add(Check::Parts, Some(row.id), says);
@@ -245,8 +249,7 @@ impl Ledger {
             if *rows > 1 {
                 findings.add(Check::Doubles, id, || format!("row {rows} of an id not received"));
             } else {
-                let place = (row.tenant.to_owned(), row.route.to_owned());
-                *others_by_place.entry(place).or_default() += 1;
+                *others_by_place.entry(place_of(row)).or_default() += 1;
             }
             return;
         };

@@ -15,7 +15,7 @@ use hashbrown::HashMap;
 
 use super::entry::{Expectation, RequestId, Row};
 use super::verdict::{Check, Findings, Place};
-use super::{Known, UPGRADED, flag};
+use super::{Known, UPGRADED, flag, place_of};
 
 /// Billionths of a unit.
 const UNIT_NANO: i128 = 1_000_000_000;
@@ -67,7 +67,7 @@ impl Used {
 
     /// A row that is a sum of what had no room.
     pub(super) fn sums(&mut self, row: &Row<'_>) {
-        let sum = self.sums.entry((row.tenant.to_owned(), row.route.to_owned())).or_default();
+        let sum = self.sums.entry(place_of(row)).or_default();
         for (sum, bytes) in sum.bytes.iter_mut().zip([row.request_bytes, row.response_bytes]) {
             *sum += bytes;
         }
